@@ -1,0 +1,211 @@
+"""What crosses a module boundary: problems with lineage, solutions, rejections, rankings, completions; and their JSONL.
+
+Nothing here imports torch, so reading and checking data stays cheap.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+Direction = Literal["up", "down", "depth", "breadth", "auto"]
+FinishReason = Literal["stop", "length"]
+
+
+class DataError(ValueError):
+    """A data file or a row of it cannot be used; the message names file, line and what was expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An instruction and where it comes from.
+
+    >>> seed = Problem(id="p1", instruction="Ann has 3 pens and buys 2. How many?", answer="5", root="p1")
+    >>> child = Problem(id="p2", instruction="...", parent="p1", root="p1", round=1, operator="add_constraints",
+    ...                 direction="up", teacher="symbolic")
+    """
+
+    id: str
+    instruction: str
+    answer: str | None = None  # reference answer as text, None when unknown
+    parent: str | None = None  # id of the problem this one was evolved from, None for a seed
+    root: str  # id of the seed at the start of the chain (its own id for a seed)
+    round: int = 0  # evolution rounds between the root and this problem
+    operator: str | None = None  # name of the operator that made it
+    direction: Direction | None = None
+    teacher: str | None = None  # name of the teacher that made it
+    meta: Mapping[str, Any] = field(default_factory=dict)  # JSON values only: source, symbolic program, steps ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """A worked solution in steps; the last step is the answer line.
+
+    >>> Solution(problem_id="p1", instruction="Ann ...", by="symbolic", answer="5",
+    ...          steps=("Step 1: Ann has 3 + 2 = 5 pens.", "The answer is: 5"))
+    """
+
+    problem_id: str
+    instruction: str
+    steps: tuple[str, ...]
+    answer: str | None
+    by: str  # who wrote it: a teacher's or a model's name
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A child that did not enter the pool, kept whole with the reason.
+
+    >>> Rejection(problem=child, status="duplicate", rule="exact", evidence="same text as p7")
+    """
+
+    problem: Problem
+    status: Literal["eliminated", "duplicate", "contaminated", "failed"]
+    rule: str  # the rule that fired: "no_information_gain", "digit_masked", "8gram", "no_such_evolution" ...
+    evidence: str  # what it saw, readable by a person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    num_generations: int = 1  # completions per prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled completion. Tokens are the truth, `text` is a view (special tokens left out).
+
+    >>> Completion(prompt_ids=(5, 9), completion_ids=(7, 2), logprobs=(-0.1, -0.3), finish_reason="stop", text="7")
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]  # EOS included when finish_reason is "stop"
+    logprobs: tuple[float, ...]  # log pi(token) under the sampling temperature, one per completion id
+    finish_reason: FinishReason
+    text: str
+
+
+class Generate(Protocol):
+    """A rollout engine.
+
+    keys: one integer per prompt; sample k of a prompt draws from a random stream that depends on (key, k) alone, so
+    a completion does not depend on the other prompts of the call. Returns one list of `num_generations` per prompt.
+    """
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, keys: Sequence[int]
+    ) -> list[list[Completion]]: ...
+
+
+Record = TypeVar("Record")
+
+
+def stable_hash(*parts: object, bits: int = 63) -> int:
+    """A non-negative integer that depends only on the parts' text: the same on every machine and in every process."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - bits)
+
+
+def stable_id(*parts: object) -> str:
+    """Sixteen hex digits that depend only on the parts' text."""
+    return f"{stable_hash(*parts, bits=64):016x}"
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
+    """Write records (dataclasses) or mappings, one JSON object a line; the file appears whole or not at all.
+
+    Returns the number of rows.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for row in rows:
+                value = dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row  # type: ignore[arg-type]
+                file.write(json.dumps(value, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def read_rows(path: str | Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a JSONL file, each checked for the required columns.
+
+    Raises DataError naming file and line for a cut or malformed line, a line that is not an object, or a missing
+    column (with the columns found), and for a file without rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON lines with columns {list(required) or 'of any name'}")
+    empty = True
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); the line starts "
+                    f"{line[:60]!r}. Was the file cut off while it was written?"
+                ) from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+            missing = [name for name in required if name not in row]
+            if missing:
+                raise DataError(
+                    f"{path}, line {number}: missing column {missing}; found {sorted(row)}, expected {list(required)}"
+                )
+            empty = False
+            yield row
+    if empty:
+        raise DataError(f"{path}: the file has no rows")
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """Problems written by `write_jsonl`. A row without id gets one from its text."""
+    return [problem_from_row(row) for row in read_rows(path, required=("instruction",))]
+
+
+def problem_from_row(row: Mapping[str, Any]) -> Problem:
+    names = {f.name for f in dataclasses.fields(Problem)}
+    known = {name: value for name, value in row.items() if name in names}
+    known.setdefault("id", stable_id(row["instruction"]))
+    known.setdefault("root", known["id"])
+    return Problem(**known)
+
+
+def read_solutions(path: str | Path) -> list[Solution]:
+    """Solutions written by `write_jsonl`."""
+    rows = read_rows(path, required=("problem_id", "instruction", "steps", "answer", "by"))
+    names = [f.name for f in dataclasses.fields(Solution)]
+    return [Solution(**{name: row[name] for name in names} | {"steps": tuple(row["steps"])}) for row in rows]
+
+
+def read_rejections(path: str | Path) -> list[Rejection]:
+    """Rejections written by `write_jsonl`."""
+    rows = read_rows(path, required=("problem", "status", "rule", "evidence"))
+    return [
+        Rejection(
+            problem=problem_from_row(row["problem"]), status=row["status"], rule=row["rule"], evidence=row["evidence"]
+        )
+        for row in rows
+    ]
