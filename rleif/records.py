@@ -5,19 +5,17 @@ Nothing here imports torch, so reading and checking data stays cheap.
 
 import dataclasses
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from reward_models.records import DataError as DataError
+from reward_models.records import read_rows as read_rows
+from reward_models.records import write_jsonl as write_jsonl
+
 Direction = Literal["up", "down", "depth", "breadth", "auto"]
 FinishReason = Literal["stop", "length"]
-
-
-class DataError(ValueError):
-    """A data file or a row of it cannot be used; the message names file, line and what was expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +23,16 @@ class Problem:
     """An instruction and where it comes from.
 
     >>> seed = Problem(id="p1", instruction="Ann has 3 pens and buys 2. How many?", answer="5", root="p1")
-    >>> child = Problem(id="p2", instruction="...", parent="p1", root="p1", round=1, operator="add_constraints",
-    ...                 direction="up", teacher="symbolic")
+    >>> child = Problem(
+    ...     id="p2",
+    ...     instruction="...",
+    ...     parent="p1",
+    ...     root="p1",
+    ...     round=1,
+    ...     operator="add_constraints",
+    ...     direction="up",
+    ...     teacher="symbolic",
+    ... )
     """
 
     id: str
@@ -45,8 +51,13 @@ class Problem:
 class Solution:
     """A worked solution in steps; the last step is the answer line.
 
-    >>> Solution(problem_id="p1", instruction="Ann ...", by="symbolic", answer="5",
-    ...          steps=("Step 1: Ann has 3 + 2 = 5 pens.", "The answer is: 5"))
+    >>> Solution(
+    ...     problem_id="p1",
+    ...     instruction="Ann ...",
+    ...     by="symbolic",
+    ...     answer="5",
+    ...     steps=("Step 1: Ann has 3 + 2 = 5 pens.", "The answer is: 5"),
+    ... )
     """
 
     problem_id: str
@@ -121,63 +132,6 @@ def stable_hash(*parts: object, bits: int = 63) -> int:
 def stable_id(*parts: object) -> str:
     """Sixteen hex digits that depend only on the parts' text."""
     return f"{stable_hash(*parts, bits=64):016x}"
-
-
-def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
-    """Write records (dataclasses) or mappings, one JSON object a line; the file appears whole or not at all.
-
-    Returns the number of rows.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    count = 0
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for row in rows:
-                value = dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row  # type: ignore[arg-type]
-                file.write(json.dumps(value, ensure_ascii=False) + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
-
-
-def read_rows(path: str | Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a JSONL file, each checked for the required columns.
-
-    Raises DataError naming file and line for a cut or malformed line, a line that is not an object, or a missing
-    column (with the columns found), and for a file without rows.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected JSON lines with columns {list(required) or 'of any name'}")
-    empty = True
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); the line starts "
-                    f"{line[:60]!r}. Was the file cut off while it was written?"
-                ) from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-            missing = [name for name in required if name not in row]
-            if missing:
-                raise DataError(
-                    f"{path}, line {number}: missing column {missing}; found {sorted(row)}, expected {list(required)}"
-                )
-            empty = False
-            yield row
-    if empty:
-        raise DataError(f"{path}: the file has no rows")
 
 
 def read_problems(path: str | Path) -> list[Problem]:
