@@ -1,0 +1,31 @@
+"""Downward evolution: easier problems from each seed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rleif.evolution.evolve import EvolInstruct
+from rleif.evolution.operators import MATH_DOWN
+from rleif.evolution.schedules import Schedule, repeat
+from rleif.teachers.base import Operator, Teacher
+
+
+class DownwardEvolution(EvolInstruct):
+    """One chain of downward rounds, each from the result of the round before.
+
+    rounds: 2, as WizardMath v3, section 3.1. operators: lower the difficulty, an easier problem on a new topic.
+    evolutions_per_round: 1 (the paper: 6). Other options as in `EvolInstruct`.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        rounds: int = 2,
+        operators: Mapping[str, Operator] | Iterable[Operator] = MATH_DOWN,
+        evolutions_per_round: int = 1,
+        **options: Any,
+    ) -> None:
+        schedule = Schedule(
+            name="downward", chains=(repeat(operators, rounds),), evolutions_per_round=evolutions_per_round
+        )
+        super().__init__(teacher, schedule, **options)

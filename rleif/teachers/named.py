@@ -1,0 +1,20 @@
+"""Teachers by the name that a configuration gives them."""
+
+from rleif.teachers.base import Teacher
+
+TEACHERS = ("symbolic", "none")
+
+
+def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0) -> Teacher | None:
+    """The teacher a configuration names; None for "none".
+
+    noise: rate of ill-posed children that the symbolic teacher lets through, in [0, 1].
+    Raises ValueError for another name.
+    """
+    if name == "none":
+        return None
+    if name == "symbolic":
+        from rleif.teachers.symbolic import SymbolicTeacher
+
+        return SymbolicTeacher(seed, noise=noise)
+    raise ValueError(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}")
