@@ -94,8 +94,8 @@ def judge_many(
     """`grade_many` with the grounds."""
     if len(solutions) != len(golds):
         raise ValueError(f"{len(solutions)} solutions but {len(golds)} gold answers; give one gold answer per solution")
-    found = [extract(solution, last_number=last_number) for solution in solutions]
     stated = [_stated(gold) for gold in golds]
+    found = [_found(solution, gold, last_number) for solution, gold in zip(solutions, stated, strict=True)]
     pairs = [(item.answer, gold) for item, gold in zip(found, stated, strict=True) if item]
     decided = _decide(dict.fromkeys(pairs), timeout_s)
     return [
@@ -129,6 +129,13 @@ def _stated(gold: str) -> str:
     return found.answer if found else gold.strip()
 
 
+def _found(solution: str, gold: str, last_number: bool) -> Extraction | None:
+    found = extract(solution, last_number=last_number)
+    if found is None and len(solution) <= MAX_CHARS and canonical(solution) == canonical(gold):
+        return Extraction(answer=solution.strip(), mark="bare")  # words that are the gold answer: `Tuesday`
+    return found
+
+
 def _decide(pairs: Iterable[tuple[str, str]], timeout_s: float) -> dict[tuple[str, str], Decision]:
     decided: dict[tuple[str, str], Decision] = {}
     slow: dict[tuple[str, str], tuple[str, str]] = {}
@@ -150,8 +157,6 @@ def _decide(pairs: Iterable[tuple[str, str]], timeout_s: float) -> dict[tuple[st
 
 def _decide_here(answer: str, gold: str) -> Decision | tuple[str, str]:
     """A decision without mathematics, or the two expressions to hand to a worker."""
-    if answer.strip() == gold.strip():
-        return Grade.correct, ""
     for side, text in (("answer", answer), ("gold answer", gold)):
         if len(text) > MAX_CHARS:
             return Grade.error, f"{side}: {len(text)} characters, at most {MAX_CHARS} are read"

@@ -25,9 +25,9 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         (r"\*\*|__|`", ""),  # Markdown emphasis
         (r"\bUS\s*(?=\\?\$)", " "),
-        (r"\\?\$|\\[()\[\]]|\\pounds\b|\\euro\b", " "),  # currency signs and mathematics delimiters
+        (r"\\?\$|(?<!\\)\\[()\[\]]|\\pounds\b|\\euro\b", " "),  # currency signs and mathematics delimiters
         (r"\\(?:left|right|displaystyle|limits|big|Big)\b|\\!", ""),
-        (r"\\(?:quad|qquad)\b|\\[,;: ]|~", " "),
+        (r"\\(?:quad|qquad)\b|(?<!\\)\\[,;: ]|~", " "),
         (r"\{,\}", ","),
         (r"\\[dtc]frac\b", r"\\frac"),
         (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
@@ -55,52 +55,13 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_MATH_WORDS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "log",
-        "ln",
-        "lg",
-        "exp",
-        "sqrt",
-        "cbrt",
-        "pi",
-        "theta",
-        "alpha",
-        "beta",
-        "gamma",
-        "phi",
-        "infty",
-        "inf",
-        "infinity",
-        "mod",
-        "floor",
-        "ceil",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-        "and",
-        "or",
-    ]
+_MATH_WORD = re.compile(
+    r"(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|l[ng]|exp|sqrt|cbrt|pi|theta|alpha|beta|gamma|phi|infty|inf|infinity"
+    r"|mod|floor|ceil|max|min|gcd|lcm|det|and|or"
 )
-_CHANGES_MEANING = _MATH_WORDS | frozenset(
-    ["not", "no", "than", "least", "most", "between", "from", "to", "either", "neither"]
-)
+_CHANGES_MEANING = re.compile(_MATH_WORD.pattern + r"|not|no|than|least|most|between|from|to|either|neither")
 _UNIT_LETTERS = frozenset("aAghHlLmsVWJKNIi")  # "per a day", g, h, l, m, s and SI units; x, y, n are unknowns
-_SHORT_WORDS = frozenset(["no", "is", "am", "pm", "of", "to", "in", "at", "by", "on", "it"])
+_SHORT_WORD = re.compile(r"no|is|am|pm|of|to|in|at|by|on|it")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _BEFORE = re.compile(r"[A-Za-z' :,;-]*[ :]")
 _AFTER = re.compile(r"(?:[A-Za-z '\"(),./%;-]|\^ ?\{?[23]\}?)*")
@@ -204,7 +165,7 @@ def _are_plain_words(text: str, attached: bool) -> bool:
     if attached and len(words[0]) == 1:  # 5m: a product as likely as five metres
         return False
     return all(
-        (len(word) > 1 or word in _UNIT_LETTERS) and word.lower() not in _CHANGES_MEANING for word in words
+        (len(word) > 1 or word in _UNIT_LETTERS) and not _CHANGES_MEANING.fullmatch(word.lower()) for word in words
     ) and bool(words or not re.search(r"[/(-]", text))
 
 
@@ -231,7 +192,7 @@ def _fraction(digits: str) -> Fraction:
 def _has_words(text: str) -> bool:
     """Ordinary words, which must never reach a mathematics parser: it reads `listen` and `silent` as one product."""
     words = (word.lower() for word in _WORD.findall(re.sub(r"\\(?:begin|end)\s*\{[A-Za-z]*\}", "", text)))
-    return any((len(word) > 2 or word in _SHORT_WORDS) and word not in _MATH_WORDS for word in words)
+    return any((len(word) > 2 or _SHORT_WORD.fullmatch(word)) and not _MATH_WORD.fullmatch(word) for word in words)
 
 
 def _symbolic(text: str) -> str:

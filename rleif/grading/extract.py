@@ -19,9 +19,15 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{|\\(?:boxed|fbox)\s{0,4}[A-Za-z\
 _NEXT_QUESTION = re.compile(
     r"^[ \t*]{0,8}(?:#{1,6} ?(?:Instruction|Question|Problem)\b|(?:Question|Problem|Q)\s?:)", re.M
 )
-_SENTENCE_END = re.compile(r"[.!]\s+(?=[^\W\d])")
+_STATEMENT_END = re.compile(r"[.!]\s{1,4}(?=[^\W\d])|,? (?:because|since|which|where)\b")
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _LAST_NUMBER = re.compile(
-    r"(?:(?<![\w.)\]}])[-−])?\$?(?:\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))(?:\s?/\s?\d+(?![\d.]))?%?"
+    r"(?:(?<![\w.)\]}])[-−])?\$?(?:"
+    r"\\[dt]?frac\{\d+\}\{\d+\}"
+    r"|\d+ \d+/\d+"
+    r"|(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?: ?/ ?\d+)?"
+    r"|\.\d+"
+    r")%?"
 )
 _STARTS_LIKE_AN_ANSWER = re.compile(r"[\d.+\-−–$€£\\(\[{]|[A-Za-z](?:\s*=|\W*$)")
 _NUMBERED_HEADING = re.compile(r"\d+[.):]\s+\S")
@@ -47,30 +53,31 @@ class Extraction:
 def extract(text: str, *, last_number: bool = True) -> Extraction | None:
     """The answer stated in a solution; None if there is none.
 
-    In this order, and of each mark the last occurrence that has something behind it:
+    1. The mark that stands last in the text: `The answer is: X` (also `The final answer is X`) to the end of the line
+       or sentence; `#### X` (GSM8K), though not a Markdown heading; `\\boxed{X}` with balanced braces.
+    2. Without any of these, the last `A: X` or `Answer: X` at the start of a line.
+    3. The whole text, if it is one line that is nothing but an answer.
+    4. With `last_number`, the stated fallback: the last number of the text.
 
-    1. `The answer is: X` (also `The final answer is X`): to the end of the line or sentence
-    2. `#### X` (GSM8K); a Markdown heading is not an answer
-    3. `\\boxed{X}`, braces balanced
-    4. `A: X`, `Answer: X` at the start of a line
-    5. the whole text, if it is a single line that is nothing but an answer
-    6. with `last_number` (the stated fallback): the last number of the text
-
-    A text that runs on into a new question after its answer is read up to that question only.
+    A text that runs on into a new question after its answer is read up to that question only. GSM8K's calculation
+    marks (`<<2+3=5>>`) are ignored.
     """
-    text = _before_the_next_question(text)
-    boxed = _boxed(text)
-    finders = (
+    text = _CALCULATION.sub("", _before_the_next_question(text))
+    finders: tuple[tuple[Mark, tuple[int, str] | None], ...] = (
         ("answer_is", _last_marked(text, _ANSWER_IS, anything=True)),
         ("hashes", _last_marked(text, _HASHES, anything=False)),
-        ("boxed", boxed),
-        ("answer_colon", _last_marked(text, _ANSWER_COLON, anything=False)),
-        ("bare", _bare(text)),
-        ("last_number", _last_number(text) if last_number else None),
+        ("boxed", _boxed(text)),
     )
-    for mark, answer in finders:
-        if answer:
-            return Extraction(answer=answer, mark=mark)
+    marked = [(found[0], mark, found[1]) for mark, found in finders if found]
+    if marked:
+        _, mark, answer = max(marked)
+        return Extraction(answer=answer, mark=mark)
+    if found := _last_marked(text, _ANSWER_COLON, anything=False):
+        return Extraction(answer=found[1], mark="answer_colon")
+    if answer := _bare(text):
+        return Extraction(answer=answer, mark="bare")
+    if last_number and (answer := _last_number(text)):
+        return Extraction(answer=answer, mark="last_number")
     return None
 
 
@@ -91,17 +98,20 @@ def _before_the_next_question(text: str) -> str:
     return head if marked else text
 
 
-def _last_marked(text: str, mark: re.Pattern[str], anything: bool) -> str | None:
-    matches = list(mark.finditer(text))
-    last_line = text.rstrip().rfind("\n") + 1
-    for match in reversed(matches[-8:]):
+def _last_marked(text: str, mark: re.Pattern[str], anything: bool) -> tuple[int, str] | None:
+    """(position, answer) of the last such mark with an answer behind it; not `anything`: a heading or the first
+    sentence of a worked solution is no answer."""
+    for match in reversed(list(mark.finditer(text))[-8:]):
         answer = _clean(_line_after(text, match.end()))
-        if not answer:
-            continue
-        is_heading = _NUMBERED_HEADING.match(answer) or not _STARTS_LIKE_AN_ANSWER.match(answer)
-        if anything or match.start() >= last_line or not is_heading:
-            return answer
+        if answer and (anything or _looks_like_an_answer(answer)):
+            return match.start(), answer
     return None
+
+
+def _looks_like_an_answer(text: str) -> bool:
+    if _NUMBERED_HEADING.match(text) or len(text) > MAX_CHARS:
+        return False
+    return bool(_STARTS_LIKE_AN_ANSWER.match(text)) or len(text.split()) <= 2
 
 
 def _line_after(text: str, start: int) -> str:
@@ -114,12 +124,11 @@ def _line_after(text: str, start: int) -> str:
 
 def _clean(line: str) -> str:
     """Without Markdown, mathematics delimiters, a following sentence and the full stop."""
-    boxed = _boxed(line)
-    if boxed:
-        return boxed
-    sentence = _SENTENCE_END.search(line)
-    if sentence and sentence.start() > 0:
-        line = line[: sentence.start()]
+    if boxed := _boxed(line):
+        return boxed[1]
+    end = _STATEMENT_END.search(line)
+    if end and end.start() > 0:
+        line = line[: end.start()]
     line = line.strip().strip("*_`").strip()
     for opening, closing in (("\\[", "\\]"), ("\\(", "\\)"), ("$$", "$$"), ("$", "$")):
         bare = line.rstrip(".,;: ")
@@ -128,8 +137,8 @@ def _clean(line: str) -> str:
     return line.rstrip(".,;: ").strip()
 
 
-def _boxed(text: str) -> str | None:
-    """The content of the `\\boxed{...}` that opens last among those that close; one pass over the text."""
+def _boxed(text: str) -> tuple[int, str] | None:
+    """Position and content of the `\\boxed{...}` that opens last among those that close; one pass over the text."""
     if "box" not in text:
         return None
     open_braces: list[int] = []  # where the content of a box starts, -1 for any other brace
@@ -145,7 +154,7 @@ def _boxed(text: str) -> str | None:
         elif token.startswith(("\\boxed", "\\fbox")) and match.start() > start:  # \boxed 5
             start, content = match.start(), (match.end() - 1, match.end())
     answer = text[slice(*content)].strip() if content else ""
-    return answer or None
+    return (start, answer) if answer else None
 
 
 def _bare(text: str) -> str | None:
@@ -162,6 +171,5 @@ def _bare(text: str) -> str | None:
 def _last_number(text: str) -> str | None:
     last = None
     for match in _LAST_NUMBER.finditer(text):
-        if match.group().strip("$-−%"):
-            last = match
+        last = match
     return tidy(last.group()) if last else None

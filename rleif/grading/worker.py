@@ -26,8 +26,12 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
     sides = []
     for text in (gold, answer):
         found = parse(
-            f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True
-        )  # fmt: skip
+            f"${text}$",
+            [LatexExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,  # type: ignore[arg-type]  # None is how its documentation switches the alarm off
+            raise_on_error=True,
+        )
         if not found:
             return {"outcome": "unparsable", "detail": text}
         sides.append(found)
