@@ -1,0 +1,191 @@
+"""The instruction reward model: how good is this problem? It reads the instruction alone, never an answer."""
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_models.backbone import load_for_scoring, pad_batch, padding_id, score_rows, usable_length
+from reward_models.evaluate import pair_accuracy
+from reward_models.formats import InstructionFormat, read_format
+from reward_models.losses import centering_loss, list_ranking_loss
+from reward_models.records import RankedInstructions, ranked_from_row, read_ranked
+from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionTokens:
+    """One instruction as the model reads it; its score stands at the last token."""
+
+    ids: list[int]  # EOS last, when the tokenizer has one
+    is_cut: bool  # True when the instruction was longer than the model reads and lost its end
+
+
+def encode_instruction(
+    instruction: str, tokenizer: PreTrainedTokenizerBase, format: InstructionFormat
+) -> InstructionTokens:
+    """Token ids of the raw instruction and EOS; too long an instruction keeps its beginning and the EOS."""
+    ids: list[int] = tokenizer(instruction, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
+    eos = tokenizer.eos_token_id
+    if eos is not None and ids[-1:] == [eos]:
+        ids = ids[:-1]  # this tokenizer adds EOS by itself
+    end = [] if eos is None else [eos]
+    room = format.max_length - len(end)
+    return InstructionTokens(ids=[*ids[:room], *end], is_cut=len(ids) > room)
+
+
+class InstructionRewardModel:
+    """A trained instruction reward model, frozen.
+
+    >>> irm = InstructionRewardModel.from_pretrained("runs/gsm8k/irm")
+    >>> irm.score(["Ann has 3 pens and buys 2 more. How many pens does she have?"])
+    [0.83]
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, format: InstructionFormat) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.format = format
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+    ) -> "InstructionRewardModel":
+        """path: a folder written by IRMTrainer, or its hub id. Default: CUDA in bfloat16, else CPU in float32.
+
+        Raises ValueError when the path is no instruction reward model.
+        """
+        format = read_format(path, InstructionFormat)
+        model, tokenizer = load_for_scoring(str(path), "irm", device, dtype)
+        return cls(model, tokenizer, format)
+
+    def score(self, instructions: Sequence[str], batch_size: int = 64) -> list[float]:
+        """r_q in (0, 1) of each instruction: the sigmoid of its logit. In float32 the batch does not matter to 1e-6.
+
+        An instruction longer than `format.max_length` is read from its beginning, as in training; how many were is
+        logged.
+        """
+        tokens = [encode_instruction(text, self.tokenizer, self.format) for text in instructions]
+        if cut := sum(item.is_cut for item in tokens):
+            logger.warning(
+                "%d of %d instructions are longer than %d tokens: only their beginning is scored",
+                *(cut, len(tokens), self.format.max_length),
+            )
+        ids = [item.ids for item in tokens]
+        if blank := [index for index, row in enumerate(ids) if not row]:
+            raise ValueError(f"instructions {blank[:5]} have no tokens; give text to score")
+        rows = score_rows(self.model, ids, [[len(row) - 1] for row in ids], padding_id(self.tokenizer), batch_size)
+        return [row[0] for row in rows]
+
+
+@dataclass
+class IRMConfig(RewardTrainingConfig):
+    """`transformers.TrainingArguments` and what is particular to the instruction reward model."""
+
+    margin: float = field(
+        default=0.1,
+        metadata={"help": "m of -log sigmoid(r_better - r_worse - m). Ours: WizardMath v3, eq. 1 does not state it."},
+    )
+    center_coefficient: float = field(
+        default=0.01,
+        metadata={"help": "Weight of the squared mean score of a list, which keeps the sigmoid from saturating. 0 is off. "
+                          "arXiv 2312.09244, section 4."},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class IRMArguments:
+    """What `train_irm` reads."""
+
+    model: str = field(metadata={"help": "Path or hub id of the checkpoint to start from: any causal LM."})
+    train_file: str = field(metadata={"help": 'Ranked lists, JSONL: {"tiers": [[best], [tied, tied], ...]}.'})
+    eval_file: str | None = field(default=None, metadata={"help": "Held-out ranked lists, in the same form."})
+
+
+class IRMTrainer(RewardTrainer):
+    """Trains an instruction reward model on ranked lists: each instruction of a list is encoded once, and all its
+    untied pairs are in the loss. A row of a batch is one list.
+
+    >>> IRMTrainer("sft-model", IRMConfig(output_dir="irm"), read_ranked("ranked.jsonl")).train()
+    """
+
+    kind = "irm"
+    reported = ("eval_pair_accuracy",)
+    format: InstructionFormat
+
+    def _format(self, network: PreTrainedModel, args: IRMConfig) -> InstructionFormat:
+        return InstructionFormat(max_length=usable_length(network, args.max_length))
+
+    def _from_row(self, row: Mapping[str, Any]) -> RankedInstructions:
+        return ranked_from_row(row)
+
+    def _rows(self, records: Sequence[RankedInstructions]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        rows, counts = [], {"refused_without_pair": 0, "instructions_cut": 0}
+        for record in records:
+            if len(record.tiers) < 2:
+                counts["refused_without_pair"] += 1
+                continue
+            ranked = [(rank, text) for rank, tier in enumerate(record.tiers) for text in tier]
+            tokens = [encode_instruction(text, self.tokenizer, self.format) for _, text in ranked]
+            counts["instructions_cut"] += sum(item.is_cut for item in tokens)
+            ids = [item.ids for item in tokens]
+            rows.append({"input_ids": ids, "ranks": [rank for rank, _ in ranked], "length": max(map(len, ids))})
+        return rows, counts
+
+    def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`ranks` [lists, items] is padded with NO_LABEL; the instructions of all lists follow each other in
+        `input_ids` [instructions, tokens], in the order of the real places of `ranks`."""
+        width = max(len(row["ranks"]) for row in rows)
+        ids = list(itertools.chain.from_iterable(row["input_ids"] for row in rows))
+        return {
+            "labels": torch.tensor([len(row["ranks"]) for row in rows]),
+            "ranks": torch.tensor([[*row["ranks"], *[NO_LABEL] * (width - len(row["ranks"]))] for row in rows]),
+            **pad_batch(ids, [[len(row) - 1] for row in ids], padding_id(self.tokenizer)),
+        }
+
+    def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        scores, is_item = _by_list(logits, batch["ranks"])
+        losses = list_ranking_loss(scores, batch["ranks"], is_item, self.args.margin)
+        if self.args.center_coefficient:
+            losses = losses + self.args.center_coefficient * centering_loss(scores, is_item)
+        return losses.sum()
+
+    def _predictions(self, logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        scores, is_item = _by_list(logits, batch["ranks"])
+        return scores.masked_fill(~is_item, NO_LABEL), batch["ranks"]
+
+    def _metrics(self, predictions: Any) -> dict[str, float]:
+        scores, ranks = predictions.predictions, predictions.label_ids
+        is_item = ranks != NO_LABEL
+        return {
+            "pair_accuracy": pair_accuracy(
+                [row[real].tolist() for row, real in zip(scores, is_item, strict=True)],
+                [row[real].tolist() for row, real in zip(ranks, is_item, strict=True)],
+            )
+        }
+
+
+def _by_list(logits: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [instructions, 1] as scores [lists, items] (0 where there is no item), and where items are."""
+    is_item = ranks != NO_LABEL
+    scores = logits.new_zeros(ranks.shape).masked_scatter(is_item, logits.squeeze(1))
+    return scores, is_item
+
+
+def train_irm(
+    arguments: IRMArguments, config: IRMConfig, peft_config: Any = None, **trainer_options: Any
+) -> dict[str, Any]:
+    """Ranked lists (files) to an instruction reward model: checkpoint, tokenizer, reward_model.json, metrics.json.
+
+    Returns the metrics; held-out `pair_accuracy` is among them when `eval_file` is given.
+    """
+    train = read_ranked(arguments.train_file)
+    heldout = read_ranked(arguments.eval_file) if arguments.eval_file else None
+    return fit(IRMTrainer(arguments.model, config, train, heldout, peft_config=peft_config, **trainer_options))
