@@ -131,7 +131,7 @@ def _stated(gold: str) -> str:
 
 def _found(solution: str, gold: str, last_number: bool) -> Extraction | None:
     found = extract(solution, last_number=last_number)
-    if found is None and len(solution) <= MAX_CHARS and canonical(solution) == canonical(gold):
+    if found is None and len(solution) <= MAX_CHARS and canonical(solution) == canonical(gold) != "":
         return Extraction(answer=solution.strip(), mark="bare")  # words that are the gold answer: `Tuesday`
     return found
 

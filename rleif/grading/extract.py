@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rleif.grading.exact import read_answer, read_number, tidy
+from rleif.grading.exact import read_answer, tidy
 from rleif.grading.limits import MAX_CHARS
 
 Mark = Literal["answer_is", "hashes", "boxed", "answer_colon", "bare", "last_number"]
@@ -30,6 +30,8 @@ _LAST_NUMBER = re.compile(
     r")%?"
 )
 _STARTS_LIKE_AN_ANSWER = re.compile(r"[\d.+\-−–$€£\\(\[{]|[A-Za-z](?:\s*=|\W*$)")
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_LETTER = re.compile(r"[(\[*$]*[A-Za-z][)\]*$.]*")
 _NUMBERED_HEADING = re.compile(r"\d+[.):]\s+\S")
 
 
@@ -68,7 +70,7 @@ def extract(text: str, *, last_number: bool = True) -> Extraction | None:
         ("hashes", _last_marked(text, _HASHES, anything=False)),
         ("boxed", _boxed(text)),
     )
-    marked = [(found[0], mark, found[1]) for mark, found in finders if found]
+    marked: list[tuple[int, Mark, str]] = [(found[0], mark, found[1]) for mark, found in finders if found]
     if marked:
         _, mark, answer = max(marked)
         return Extraction(answer=answer, mark=mark)
@@ -102,16 +104,15 @@ def _last_marked(text: str, mark: re.Pattern[str], anything: bool) -> tuple[int,
     """(position, answer) of the last such mark with an answer behind it; not `anything`: a heading or the first
     sentence of a worked solution is no answer."""
     for match in reversed(list(mark.finditer(text))[-8:]):
-        answer = _clean(_line_after(text, match.end()))
-        if answer and (anything or _looks_like_an_answer(answer)):
+        line = _line_after(text, match.end())
+        answer = _clean(line)
+        if answer and (anything or (_looks_like_an_answer(answer) and not _NUMBERED_HEADING.match(line))):
             return match.start(), answer
     return None
 
 
 def _looks_like_an_answer(text: str) -> bool:
-    if _NUMBERED_HEADING.match(text) or len(text) > MAX_CHARS:
-        return False
-    return bool(_STARTS_LIKE_AN_ANSWER.match(text)) or len(text.split()) <= 2
+    return len(text) <= MAX_CHARS and bool(_STARTS_LIKE_AN_ANSWER.match(text) or len(text.split()) <= 2)
 
 
 def _line_after(text: str, start: int) -> str:
@@ -160,12 +161,14 @@ def _boxed(text: str) -> tuple[int, str] | None:
 def _bare(text: str) -> str | None:
     """The whole text when it is a number with its unit, a formula or a single letter."""
     text = text.strip()
-    if not text or "\n" in text or len(text) > MAX_CHARS:
+    if "\n" in text or "\\boxed" in text or len(text) > MAX_CHARS:
         return None
-    if _STARTS_LIKE_AN_ANSWER.match(text) and read_number(text) is not None:
-        return _clean(text)
-    is_formula = re.search(r"[\d\\=^]", text) and read_answer(text).kind != "words"
-    return _clean(text) if is_formula or re.fullmatch(r"\W*[A-Za-z]\W*", text) else None
+    read = read_answer(text)
+    if read.kind == "number":
+        is_answer = bool(_STARTS_LIKE_AN_ANSWER.match(text)) and not ("=" in text and _WORDS.search(text))
+    else:
+        is_answer = read.kind == "symbolic" and bool(re.search(r"[\d\\=^]", text) or _LETTER.fullmatch(text))
+    return _clean(text) if is_answer else None
 
 
 def _last_number(text: str) -> str | None:
