@@ -91,7 +91,8 @@ def agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     """
     pad = tokenizer.pad_token_id
     model.config.get_text_config().pad_token_id = None if pad == tokenizer.eos_token_id else pad
-    rows = model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens but the model embeds {rows}: they do not belong together. "
@@ -126,7 +127,8 @@ def pad_batch(sequences: Sequence[Sequence[int]], positions: Sequence[Sequence[i
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Any valid id: padded places are masked by length."""
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    ids: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id]
+    return next((token for token in ids if token is not None), 0)
 
 
 @torch.inference_mode()
@@ -175,7 +177,7 @@ def load_for_scoring(path: str, kind: str, device: Any, dtype: Any) -> tuple[Pre
         raise ValueError(
             f"{path} holds {architectures}, not {type(model).__name__}: it is not a model of kind {kind!r}"
         )
-    return model.to(place).eval().requires_grad_(False), load_tokenizer(path)
+    return nn.Module.to(model, place).eval().requires_grad_(False), load_tokenizer(path)
 
 
 @contextmanager

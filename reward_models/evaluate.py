@@ -68,18 +68,25 @@ def first_error(scores: Sequence[float | None], threshold: float = ON_THE_RIGHT_
     return next((index for index, score in enumerate(scores) if score is not None and score < threshold), -1)
 
 
-def first_error_f1(predicted: Sequence[int], gold: Sequence[int]) -> float:
-    """Harmonic mean of two shares: erroneous solutions whose first wrong step is met exactly, and right solutions
-    that are called right. Indices from 0, -1 means no error.
+def first_error_shares(predicted: Sequence[int], gold: Sequence[int]) -> dict[str, float]:
+    """How often the first wrong step is met. Indices from 0, -1 means no error.
 
-    0 when either share is 0 or when gold holds no solution of that kind.
+    `accuracy_on_error`: share of the erroneous solutions whose first wrong step is met exactly. `accuracy_on_right`:
+    share of the right solutions that are called right. `first_error_f1`: their harmonic mean; 0 when either is 0, or
+    when gold holds no solution of that kind.
 
     *Source:* ProcessBench (arXiv 2412.06559), section 4. *Differs:* the official code divides 0 by 0 there.
     """
-    accuracy_on_error = _share_met(predicted, gold, on_error=True)
-    accuracy_on_right = _share_met(predicted, gold, on_error=False)
-    total = accuracy_on_error + accuracy_on_right
-    return 2 * accuracy_on_error * accuracy_on_right / total if total else 0.0
+    on_error = _share_met(predicted, gold, on_error=True)
+    on_right = _share_met(predicted, gold, on_error=False)
+    total = on_error + on_right
+    f1 = 2 * on_error * on_right / total if total else 0.0
+    return {"accuracy_on_error": on_error, "accuracy_on_right": on_right, "first_error_f1": f1}
+
+
+def first_error_f1(predicted: Sequence[int], gold: Sequence[int]) -> float:
+    """ProcessBench's F1 of first-error places, in [0, 1]; see `first_error_shares`."""
+    return first_error_shares(predicted, gold)["first_error_f1"]
 
 
 def _share_met(predicted: Sequence[int], gold: Sequence[int], on_error: bool) -> float:

@@ -32,8 +32,8 @@ def encode_instruction(
     instruction: str, tokenizer: PreTrainedTokenizerBase, format: InstructionFormat
 ) -> InstructionTokens:
     """Token ids of the raw instruction and EOS; too long an instruction keeps its beginning and the EOS."""
-    ids: list[int] = tokenizer(instruction, verbose=False)["input_ids"]  # pyright: ignore[reportAssignmentType]
-    eos = tokenizer.eos_token_id
+    ids: Any = tokenizer(instruction, verbose=False)["input_ids"]
+    eos: Any = tokenizer.eos_token_id
     if eos is not None and ids[-1:] == [eos]:
         ids = ids[:-1]  # this tokenizer adds EOS by itself
     end = [] if eos is None else [eos]
@@ -95,9 +95,11 @@ class IRMConfig(RewardTrainingConfig):
     )
     center_coefficient: float = field(
         default=0.01,
-        metadata={"help": "Weight of the squared mean score of a list, which keeps the sigmoid from saturating. 0 is off. "
-                          "arXiv 2312.09244, section 4."},
-    )  # fmt: skip
+        metadata={
+            "help": "Weight of the squared mean score of a list, which keeps the sigmoid from saturating. 0 is off. "
+            "arXiv 2312.09244, section 4."
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +119,9 @@ class IRMTrainer(RewardTrainer):
     """
 
     kind = "irm"
-    reported = ("eval_pair_accuracy",)
+    reported = ("pair_accuracy",)
     format: InstructionFormat
+    args: IRMConfig
 
     def _format(self, network: PreTrainedModel, args: IRMConfig) -> InstructionFormat:
         return InstructionFormat(max_length=usable_length(network, args.max_length))

@@ -55,11 +55,10 @@ def encode_solution(
     out. Nothing after the last step that fits is kept: a causal model's scores do not depend on it.
     """
     prompt = format.render(instruction)
-    encoding = tokenizer(prompt + solution, return_offsets_mapping=True, verbose=False)
+    encoding: Any = tokenizer(prompt + solution, return_offsets_mapping=True, verbose=False)
     moved = [Step(step.start + len(prompt), step.end + len(prompt)) for step in steps]
-    ends = [end for end in step_end_tokens(moved, encoding["offset_mapping"]) if end < format.max_length]  # pyright: ignore
-    ids: list[int] = encoding["input_ids"]  # pyright: ignore[reportAssignmentType]
-    return SolutionTokens(ids=ids[: ends[-1] + 1] if ends else [], ends=ends)
+    ends = [end for end in step_end_tokens(moved, encoding["offset_mapping"]) if end < format.max_length]
+    return SolutionTokens(ids=encoding["input_ids"][: ends[-1] + 1] if ends else [], ends=ends)
 
 
 def step_targets(
@@ -177,9 +176,11 @@ class PRMConfig(RewardTrainingConfig):
     )
     after_first_error: AfterFirstError = field(
         default="keep",
-        metadata={"help": "Whether steps behind the first wrong one are trained on: keep (ours: the paper does not say) "
-                          "or drop (arXiv 2501.07301)."},
-    )  # fmt: skip
+        metadata={
+            "help": "Whether steps behind the first wrong one are trained on: keep (ours: the paper does not say) or "
+            "drop (arXiv 2501.07301)."
+        },
+    )
     aggregation: Aggregation = field(
         default="min", metadata={"help": "Stored with the model: min (WizardMath v3, eq. 3), product, mean or last."}
     )
@@ -207,8 +208,9 @@ class PRMTrainer(RewardTrainer):
     """
 
     kind = "prm"
-    reported = ("eval_step_accuracy", "eval_first_error_f1")
+    reported = ("step_accuracy", "first_error_f1")
     format: ProcessFormat
+    args: PRMConfig
 
     def _format(self, network: PreTrainedModel, args: PRMConfig) -> ProcessFormat:
         return ProcessFormat(

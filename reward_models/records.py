@@ -189,6 +189,15 @@ def located_from_row(row: Mapping[str, Any]) -> LocatedError:
     return LocatedError(instruction=row["problem"], steps=tuple(row["steps"]), first_error=row["label"])
 
 
+def read_judged(path: str | Path) -> list[LabeledSolution] | list[LocatedError]:
+    """Judged solutions in either form: the columns of the first row decide."""
+    path = Path(path)
+    if path.is_file() and _starts_with_bracket(path):
+        return read_located(path)
+    first = next(read_rows(path, ("steps",)))
+    return read_located(path) if "problem" in first and "label" in first else read_labeled(path)
+
+
 def _numbered_rows(path: str | Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     path = Path(path)
     if not path.is_file():

@@ -65,6 +65,8 @@ class RewardTrainer(Trainer):
     """
 
     kind: str
+    reported: tuple[str, ...]  # the metrics that `fit` puts into metrics.json
+    args: Any
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class RewardTrainer(Trainer):
         """
         network = self._network(model, args)
         if processing_class is None:
-            processing_class = load_tokenizer(network.name_or_path)
+            processing_class = load_tokenizer(str(network.name_or_path))
         agree_on_padding(network, processing_class)
         self.format = self._format(network, args)
         self.tokenizer = processing_class
@@ -102,10 +104,11 @@ class RewardTrainer(Trainer):
         )
         # `_losses` divides by `num_items_in_batch`; without this Trainer divides by the accumulation steps once more.
         self.model_accepts_loss_kwargs = True
+        used = self.row_counts.get("train", {}).get("used")
         size = self.args.train_batch_size
-        if self.args.dataloader_drop_last and self.train_dataset is not None and len(self.train_dataset) < size:
+        if self.args.dataloader_drop_last and used is not None and used < size:
             raise DataError(
-                f"{len(self.train_dataset)} training rows are fewer than one batch of {size}, and dataloader_drop_last "
+                f"{used} training rows are fewer than one batch of {size}, and dataloader_drop_last "
                 f"drops the only batch: lower per_device_train_batch_size or leave dataloader_drop_last off"
             )
 
@@ -223,8 +226,8 @@ def fit(trainer: RewardTrainer) -> dict[str, Any]:
     metrics |= {name: result.metrics[name] for name in ("train_loss", "train_runtime")}
     if trainer.eval_dataset is not None:
         measured = trainer.evaluate()
-        metrics |= {"eval_loss": measured["eval_loss"]}
-        metrics |= {name.removeprefix("eval_"): value for name, value in measured.items() if name in trainer.reported}
+        metrics["eval_loss"] = measured["eval_loss"]
+        metrics |= {name: measured[f"eval_{name}"] for name in trainer.reported}
     if hasattr(trainer.model, "merge_and_unload"):
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()  # pyright: ignore
     assert args.output_dir is not None
