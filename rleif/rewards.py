@@ -1,0 +1,196 @@
+"""IRM x PRM: from texts to one score a sample, and from there onto tokens."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rleif.losses import kl_k1
+
+Aggregation = Literal["min", "product", "mean", "last"]
+AGGREGATIONS: tuple[Aggregation, ...] = ("min", "product", "mean", "last")
+
+
+class NonFiniteError(ArithmeticError):
+    """A reward, a loss or a gradient is NaN or infinite; raised before the weights are touched."""
+
+
+class InstructionScorer(Protocol):
+    """What the trainer needs of an instruction reward model."""
+
+    def score(self, instructions: Sequence[str], /) -> Sequence[float]: ...
+
+
+class StepScorer(Protocol):
+    """What the trainer needs of a process reward model: per solution, an object with `.scores` or a plain sequence."""
+
+    def score_steps(self, instructions: Sequence[str], solutions: Sequence[str], /) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardParts:
+    """What a sample's score is made from, one row per sample.
+
+    >>> RewardParts(
+    ...     irm=torch.tensor([0.9]),
+    ...     prm=torch.tensor([0.5]),
+    ...     is_correct=torch.tensor([1.0]),
+    ...     is_finished=torch.tensor([True]),
+    ... )
+    """
+
+    irm: Float[Tensor, " samples"]  # r_q in [0, 1]; 1 without an instruction reward model; NaN = could not be scored
+    prm: Float[Tensor, " samples"]  # r_a in [0, 1]; 1 without a process reward model; NaN = could not be scored
+    is_correct: Float[Tensor, " samples"]  # 1 or 0 by the grader; NaN where no answer is known
+    is_finished: Bool[Tensor, " samples"]  # True where the completion ended with EOS
+
+
+Combine = Callable[[RewardParts], Tensor]
+
+
+def irm_times_prm(parts: RewardParts) -> Float[Tensor, " samples"]:
+    """r = r_q r_a. *Source:* WizardMath v3, eq. 3."""
+    return parts.irm * parts.prm
+
+
+def aggregate(scores: Sequence[float], how: Aggregation) -> float:
+    """One score in [0, 1] from the scores of the steps. A text without any step gets 0.
+
+    *Source:* min: WizardMath v3, section 3.3; product: Lightman et al. 2023, appendix F; last: outcome-style reading.
+    """
+    if how not in AGGREGATIONS:
+        raise ValueError(f"aggregation is {how!r}; allowed: {', '.join(AGGREGATIONS)}")
+    if not len(scores):
+        return 0.0
+    if any(math.isnan(score) for score in scores):
+        return math.nan  # min() would hide it, depending on its place
+    if how == "min":
+        return min(scores)
+    if how == "product":
+        return math.prod(scores)
+    return sum(scores) / len(scores) if how == "mean" else scores[-1]
+
+
+def require_unit_interval(score: float, what: str) -> float:
+    """The score, if it lies in [0, 1] or is NaN (which the caller sets aside).
+
+    Raises ValueError otherwise: outside the interval a product can reward a wrong answer, since two negatives are
+    positive.
+    """
+    if score < 0.0 or score > 1.0:
+        raise ValueError(
+            f"{what} is {score}, outside [0, 1]. Both factors of the reward must be probabilities: return "
+            "sigmoid(logit) instead of the logit."
+        )
+    return float(score)
+
+
+class InstructionScores:
+    """r_q of instructions, each distinct text scored once in the life of the object.
+
+    r_q depends on the instruction alone and the model is frozen, so nothing is ever scored again. Without a model
+    every score is 1.
+    """
+
+    def __init__(self, irm: InstructionScorer | None) -> None:
+        self.irm = irm
+        self._by_text: dict[str, float] = {}
+
+    def ensure(self, instructions: Iterable[str]) -> int:
+        """Score what is new, in order of first appearance. Returns how many texts were scored."""
+        if self.irm is None:
+            return 0
+        new = [text for text in dict.fromkeys(instructions) if text not in self._by_text]
+        if not new:
+            return 0
+        scores = self.irm.score(new)
+        if len(scores) != len(new):
+            raise ValueError(f"the instruction reward model returned {len(scores)} scores for {len(new)} instructions")
+        for text, score in zip(new, scores, strict=True):
+            what = f"the instruction reward model's score of {text[:80]!r}"
+            self._by_text[text] = require_unit_interval(float(score), what)
+        return len(new)
+
+    def __getitem__(self, instruction: str) -> float:
+        return 1.0 if self.irm is None else self._by_text[instruction]
+
+
+def process_scores(
+    prm: StepScorer | None, instructions: Sequence[str], solutions: Sequence[str], how: Aggregation
+) -> list[float]:
+    """r_a of each solution: the aggregate of its step scores. Without a model every score is 1."""
+    if prm is None:
+        return [1.0] * len(solutions)
+    scored = prm.score_steps(list(instructions), list(solutions))
+    if len(scored) != len(solutions):
+        raise ValueError(f"the process reward model returned {len(scored)} results for {len(solutions)} solutions")
+    totals = []
+    for number, item in enumerate(scored):
+        steps = [float(score) for score in getattr(item, "scores", item)]
+        for step, score in enumerate(steps):
+            require_unit_interval(score, f"the process reward model's score of sample {number}, step {step}")
+        totals.append(aggregate(steps, how))
+    return totals
+
+
+def place_terminal(
+    scores: Float[Tensor, " rollouts"], lengths: Int[Tensor, " rollouts"], width: int
+) -> Float[Tensor, "rollouts {width}"]:
+    """Each score on the last token of its response (the EOS where there is one), 0 elsewhere.
+
+    lengths: response tokens, EOS included. A response of length 0 gets nothing.
+    """
+    positions = torch.arange(width, device=scores.device)
+    is_last = positions[None, :] == (lengths - 1)[:, None]
+    return torch.where(is_last, scores[:, None], 0.0)
+
+
+def token_rewards(
+    scores: Float[Tensor, " rollouts"],
+    logprobs: Float[Tensor, "rollouts tokens"],
+    ref_logprobs: Float[Tensor, "rollouts tokens"] | None,
+    is_response: Bool[Tensor, "rollouts tokens"],
+    kl_coef: float,
+) -> Float[Tensor, "rollouts tokens"]:
+    """r_t = score at the last token - kl_coef (log pi - log pi_ref) at every response token.
+
+    *Source:* Ziegler et al. 2019, Fine-Tuning Language Models from Human Preferences, eq. 2 (KL within the reward).
+    """
+    rewards = place_terminal(scores, is_response.sum(dim=1), is_response.shape[1])
+    if ref_logprobs is not None:
+        rewards = rewards - kl_coef * kl_k1(logprobs, ref_logprobs)
+    return torch.where(is_response, rewards, 0.0)
+
+
+def load_irm(irm: str | InstructionScorer | None) -> InstructionScorer | None:
+    """A path becomes an InstructionRewardModel; an object with `.score` is taken as it is."""
+    if irm is None or hasattr(irm, "score"):
+        return irm  # type: ignore[return-value]
+    if isinstance(irm, str) or hasattr(irm, "__fspath__"):
+        from reward_models.irm import InstructionRewardModel
+
+        return InstructionRewardModel.from_pretrained(str(irm))
+    raise ValueError(f"irm is {type(irm).__name__}: give a path, an object with .score(instructions), or None")
+
+
+def load_prm(prm: str | StepScorer | None) -> StepScorer | None:
+    """A path becomes a ProcessRewardModel; an object with `.score_steps` is taken as it is."""
+    if prm is None or hasattr(prm, "score_steps"):
+        return prm  # type: ignore[return-value]
+    if isinstance(prm, str) or hasattr(prm, "__fspath__"):
+        from reward_models.prm import ProcessRewardModel
+
+        return ProcessRewardModel.from_pretrained(str(prm))
+    raise ValueError(
+        f"prm is {type(prm).__name__}: give a path, an object with .score_steps(instructions, solutions), or None"
+    )
+
+
+def describe_sample(row: Mapping[str, Any]) -> str:
+    """One line that names a sample, for warnings and errors."""
+    fields = ", ".join(f"{name}={value!r}" for name, value in row.items())
+    return fields if len(fields) <= 400 else fields[:400] + "..."
