@@ -1,7 +1,21 @@
 """A world of GSM8K-style word problems with ground truth, and the teacher that computes its verbs exactly."""
 
+from rleif.teachers.symbolic.defects import DEFECTS, defective
 from rleif.teachers.symbolic.faults import CORRUPTIONS, corrupt
+from rleif.teachers.symbolic.reader import Reading, analyse, read
 from rleif.teachers.symbolic.sample import SIZES, Sizes, sample_problem
 from rleif.teachers.symbolic.teacher import SymbolicTeacher
 
-__all__ = ["CORRUPTIONS", "SIZES", "Sizes", "SymbolicTeacher", "corrupt", "sample_problem"]
+__all__ = [
+    "CORRUPTIONS",
+    "DEFECTS",
+    "SIZES",
+    "Reading",
+    "Sizes",
+    "SymbolicTeacher",
+    "analyse",
+    "corrupt",
+    "defective",
+    "read",
+    "sample_problem",
+]

@@ -1,5 +1,6 @@
 """Find and evaluate the equations of a written step, exactly."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Equation:
         return self.left == self.result
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     pass
 
 
@@ -45,7 +46,7 @@ def equations(step: str) -> list[Equation]:
     for run in _runs(_LABEL.sub("", _MARK.sub("", step))):
         try:
             found.extend(_read_run(run))
-        except _Unreadable:
+        except _UnreadableError:
             continue
     return found
 
@@ -105,12 +106,12 @@ def _read_run(run: list[str]) -> Iterator[Equation]:
         else:
             sides[-1].append(token)
     trees = [_Parser(side).tree() for side in sides if side]
-    for left, right in zip(trees, trees[1:], strict=False):
+    for left, right in itertools.pairwise(trees):
         if isinstance(left, Fraction):
             continue
         result = _value(right)
         if result is None:
-            raise _Unreadable
+            raise _UnreadableError
         yield Equation(
             left=_value(left),
             result=result,
@@ -133,7 +134,7 @@ class _Parser:
     def tree(self) -> Tree:
         tree = self._chain(("+", "-"), lambda: self._chain(("*", "/"), self._atom))
         if self.at != len(self.tokens):
-            raise _Unreadable
+            raise _UnreadableError
         return tree
 
     def _peek(self) -> str:
@@ -153,14 +154,14 @@ class _Parser:
         if token == "(":
             tree = self._chain(("+", "-"), lambda: self._chain(("*", "/"), self._atom))
             if self._peek() != ")":
-                raise _Unreadable
+                raise _UnreadableError
             self.at += 1
             return tree
         if token == "-":
             value = self._atom()
             return -value if isinstance(value, Fraction) else ("-", Fraction(0), value)
         if not token or not _is_number(token):
-            raise _Unreadable
+            raise _UnreadableError
         value: Tree = Fraction(token)
         if self._peek() == "%":
             self.at += 1

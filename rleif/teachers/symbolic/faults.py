@@ -20,7 +20,7 @@ Fault = Callable[[tuple[Fraction, ...]], tuple[str, Fraction]]
 """From the values of a quantity's arguments to what is written instead: left side and result."""
 
 MOST = 9999  # no number of a corrupted solution is larger
-_OTHER_SIGNS = {"+": "-*", "-": "+*", "*": "+-/", "/": "*-"}
+_OTHER_SIGNS = {"+": "-*/", "-": "+*", "*": "+-/", "/": "*-"}
 
 
 def corrupt(problem: Problem, solution: Solution, rng: random.Random, kind: str) -> Solution:
@@ -129,8 +129,8 @@ def _operand(program: Program, rng: random.Random) -> Iterator[tuple[str, ...]]:
 def _other_operands(program: Program, q: Quantity, rng: random.Random) -> list[str]:
     """The quantity's equation with one operand replaced by another number of the problem, or by a near one."""
     truth = evaluate(program)
-    earlier = {truth[o.id] for o in program.quantities if o.id < q.id}
-    pool = {int(v) for v in earlier} | {n for o in program.quantities for n in o.numbers}
+    earlier = program.quantities[: program.quantities.index(q)]
+    pool = {int(truth[o.id]) for o in earlier} | {n for o in program.quantities for n in o.numbers}
     operands = equation(q, tuple(truth[a] for a in q.args)).split(" ")
     unit = {"share": q.numbers[:1], "percent": (100,)}.get(q.relation, (1,))[0]  # such a change keeps a division whole
     candidates = []
@@ -200,7 +200,7 @@ def _answer(program: Program, rng: random.Random) -> Iterator[tuple[str, ...]]:
     steps = _write(program, {})
     assert steps is not None
     right = truth[program.target]
-    others = {v for v in truth.values()} | {right + d for d in (-10, -1, 1, 10)}
+    others = set(truth.values()) | {right + d for d in (-10, -1, 1, 10)}
     for value in rng.sample(choices := sorted(v for v in others if v > 0 and v != right), len(choices)):
         yield (*steps[:-1], ANSWER_LINE.format(number(value)))
 

@@ -5,7 +5,7 @@ Slots of a template:
     {N} {M} numbers      {T} "twice" or "3 times"               {F} "half", "one third" ...
     {A} {B} two owners   {L} verb of giving up, "sells"         {G} container, "trays"
     {R} a reference: "Cleo", "Cleo has left", "she does"
-    {W} a reference with its verb: "Cleo bakes", "Cleo has left", "she bakes"; its noun is {x} where a rate changes the unit
+    {W} a reference with its verb: "Cleo bakes", "Cleo has left", "she bakes"; a rate names its noun as {x}
 
 A reference without "left" speaks of what the person bakes, picks ... in all; a pronoun may stand for any person of that
 gender whose amount of that noun was stated before and is not the one being defined.
@@ -19,7 +19,7 @@ Gender = Literal["she", "he"]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Something that is counted: `one`, `many`, what people do to get it (`base`, `verb`), how they lose it, its container.
+    """Something that is counted, what people do to get it (`base`, `verb`), how they lose it, and its container.
 
     >>> Unit("muffin", "muffins", "bake", "bakes", "sells", "trays")
     """
@@ -86,24 +86,58 @@ _UNITS = (
 )
 UNITS = {unit.many: unit for unit in _UNITS}
 
+# fmt: off
 THEMES = (
-    Theme("bakery", ("The bakery opens early.", "It is a busy day at the bakery."), ("muffins", "bagels", "tarts"), ("dollars", "tokens")),
-    Theme("orchard", ("The orchard is open to visitors.", "Harvest starts in the orchard."), ("apples", "plums", "pears"), ("dollars", "tokens")),
-    Theme("harbor", ("Friends meet at the harbor.", "The tide is low at the harbor."), ("crabs", "eels"), ("dollars", "points")),
-    Theme("beach", ("The class visits a beach.", "A walk along the beach begins."), ("shells", "pebbles"), ("stickers", "tokens")),
-    Theme("library", ("The library runs a summer club.", "Readers meet at the library."), ("novels", "comics"), ("points", "stickers")),
-    Theme("workshop", ("The workshop has many orders.", "Carpenters share a workshop."), ("chairs", "stools"), ("dollars", "tokens")),
-    Theme("art studio", ("An art studio prepares a show.", "Painters share a studio."), ("masks", "tiles"), ("dollars", "stickers")),
-    Theme("writing club", ("The writing club meets today.", "A writing club starts a new season."), ("letters", "poems"), ("points", "stickers")),
-    Theme("garden", ("A town garden needs helpers.", "Spring comes to the garden."), ("tulips", "ferns"), ("dollars", "tokens")),
-    Theme("farm", ("Morning begins on the farm.", "The farm hires helpers."), ("eggs", "pumpkins"), ("dollars", "tokens")),
-    Theme("craft fair", ("The craft fair opens soon.", "Neighbors prepare a craft fair."), ("kites", "puppets"), ("dollars", "tokens")),
-    Theme("kitchen", ("Cooks plan a street dinner.", "The kitchen needs supplies."), ("lemons", "onions"), ("points", "tokens")),
-    Theme("print shop", ("The print shop runs all day.", "A print shop gets new orders."), ("posters", "flyers"), ("dollars", "points")),
-    Theme("knitting circle", ("A knitting circle works all winter.", "The knitting circle meets again."), ("hats", "mittens"), ("dollars", "stickers")),
-    Theme("sports day", ("Sports day has started.", "The teams line up for sports day."), ("goals", "medals"), ("points", "stickers")),
-    Theme("robot lab", ("The robot lab is full.", "Students fill the robot lab."), ("robots", "drones"), ("dollars", "points")),
-)  # fmt: skip
+    Theme("bakery",
+          ("The bakery opens early.", "It is a busy day at the bakery."),
+          ("muffins", "bagels", "tarts"), ("dollars", "tokens")),
+    Theme("orchard",
+          ("The orchard is open to visitors.", "Harvest starts in the orchard."),
+          ("apples", "plums", "pears"), ("dollars", "tokens")),
+    Theme("harbor",
+          ("Friends meet at the harbor.", "The tide is low at the harbor."),
+          ("crabs", "eels"), ("dollars", "points")),
+    Theme("beach",
+          ("The class visits a beach.", "A walk along the beach begins."),
+          ("shells", "pebbles"), ("stickers", "tokens")),
+    Theme("library",
+          ("The library runs a summer club.", "Readers meet at the library."),
+          ("novels", "comics"), ("points", "stickers")),
+    Theme("workshop",
+          ("The workshop has many orders.", "Carpenters share a workshop."),
+          ("chairs", "stools"), ("dollars", "tokens")),
+    Theme("art studio",
+          ("An art studio prepares a show.", "Painters share a studio."),
+          ("masks", "tiles"), ("dollars", "stickers")),
+    Theme("writing club",
+          ("The writing club meets today.", "A writing club starts a new season."),
+          ("letters", "poems"), ("points", "stickers")),
+    Theme("garden",
+          ("A town garden needs helpers.", "Spring comes to the garden."),
+          ("tulips", "ferns"), ("dollars", "tokens")),
+    Theme("farm",
+          ("Morning begins on the farm.", "The farm hires helpers."),
+          ("eggs", "pumpkins"), ("dollars", "tokens")),
+    Theme("craft fair",
+          ("The craft fair opens soon.", "Neighbors prepare a craft fair."),
+          ("kites", "puppets"), ("dollars", "tokens")),
+    Theme("kitchen",
+          ("Cooks plan a street dinner.", "The kitchen needs supplies."),
+          ("lemons", "onions"), ("points", "tokens")),
+    Theme("print shop",
+          ("The print shop runs all day.", "A print shop gets new orders."),
+          ("posters", "flyers"), ("dollars", "points")),
+    Theme("knitting circle",
+          ("A knitting circle works all winter.", "The knitting circle meets again."),
+          ("hats", "mittens"), ("dollars", "stickers")),
+    Theme("sports day",
+          ("Sports day has started.", "The teams line up for sports day."),
+          ("goals", "medals"), ("points", "stickers")),
+    Theme("robot lab",
+          ("The robot lab is full.", "Students fill the robot lab."),
+          ("robots", "drones"), ("dollars", "points")),
+)
+# fmt: on
 
 # Rare in public test sets on purpose, so that no 8-gram with a name in it is shared by chance.
 NAMES: dict[str, Gender] = {

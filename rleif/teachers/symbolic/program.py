@@ -154,12 +154,30 @@ def count_steps(program: Program) -> int:
 
 
 def is_sound(program: Program, most: int) -> bool:
-    """All values whole and between 2 and `most` (so that every noun is a plural)."""
-    return all(v.denominator == 1 and 2 <= v <= most for v in evaluate(program).values())
+    """All values whole and between 2 and `most` (so that every noun is a plural), and every quantity matters."""
+    if not all(v.denominator == 1 and 2 <= v <= most for v in evaluate(program).values()):
+        return False
+    return all(slope != 0 for slope in slopes(program).values())
+
+
+def slopes(program: Program) -> dict[int, Fraction]:
+    """d target / d quantity for every needed quantity, all paths together: 0 where it cancels out.
+
+    The difference between Ann and one who has 5 more than Ann is 5 whatever Ann has: no question to ask.
+    """
+    values = evaluate(program)
+    slope = {q.id: Fraction(0) for q in needed(program)}
+    slope[program.target] = Fraction(1)
+    for q in reversed(needed(program)):
+        for place, a in enumerate(q.args):
+            # every relation is affine in its arguments, so a unit change gives the partial derivative
+            moved = tuple(values[b] + (i == place) for i, b in enumerate(q.args))
+            slope[a] += slope[q.id] * (compute(q.relation, moved, q.numbers) - values[q.id])
+    return slope
 
 
 def pronoun_candidates(before: Iterable[Quantity], gender: str, unit: str, key: Key | None) -> list[Quantity]:
-    """Those of `before` that a pronoun may stand for: that gender and noun, in all rather than left, not `key` itself."""
+    """Those of `before` that a pronoun may stand for: that gender and noun, in all (not left), other than `key`."""
     return [
         q
         for q in before

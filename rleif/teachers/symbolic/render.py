@@ -51,7 +51,7 @@ def sentence(program: Program, q: Quantity) -> str:
 def references(q: Quantity, pronoun: bool) -> tuple[str, str]:
     """How another sentence speaks of a quantity: alone, and with its verb."""
     if q.left:
-        return (f"{q.owner} has left",) * 2
+        return f"{q.owner} has left", f"{q.owner} has left"
     verb = UNITS[q.unit].verb
     if pronoun:
         word = NAMES[str(q.owner)]

@@ -246,8 +246,6 @@ def _grow_by_pair(program: Program, rng: random.Random, sizes: Sizes, relation: 
         pair.sort(key=lambda a: values[a], reverse=True)
     else:
         rng.shuffle(pair)
-    if relation == "comparison" and _is_told(program, values[pair[0]] - values[pair[1]], values):
-        return None
     q = Quantity(
         id=id,
         relation=relation,
@@ -257,11 +255,6 @@ def _grow_by_pair(program: Program, rng: random.Random, sizes: Sizes, relation: 
         phrasing=rng.randrange(len(FORMS[relation].sentences)),
     )
     return _append(program, q, *before)
-
-
-def _is_told(program: Program, difference: Fraction, values: dict[int, Fraction]) -> bool:
-    """Whether the text already holds this number: the difference between Ann and one who has 5 more is no question."""
-    return difference in values.values() or any(difference in q.numbers for q in program.quantities)
 
 
 _Grow = Callable[[Program, random.Random, Sizes, str], Program | None]
