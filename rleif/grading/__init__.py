@@ -4,6 +4,7 @@ Plain numbers and words are decided exactly in this process; everything else by 
 processes, which start when first needed. Nothing from data is ever evaluated. Importing this module is cheap.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def _decide_here(answer: str, gold: str) -> Decision | tuple[str, str]:
     for side, read in (("answer", left), ("gold answer", right)):
         if reason := refusal(read.text):
             return Grade.error, f"{side}: {reason}"
-    if not left.text or not right.text or not _same_name(left, right):
+    if not left.text or not right.text or not _same_name(left, right) or _is_equation(left) != _is_equation(right):
         return Grade.wrong, ""
     return right.text, left.text
 
@@ -176,6 +177,11 @@ def _decide_here(answer: str, gold: str) -> Decision | tuple[str, str]:
 def _same_name(left: Answer, right: Answer) -> bool:
     """`y = 5` is not `x = 5`; `5` is either."""
     return not left.name or not right.name or left.name == right.name
+
+
+def _is_equation(read: Answer) -> bool:
+    """`2x = 10`, which math-verify would take for 10. By now `x = 10` has been read as 10; `x = 1, x = 2` is a list."""
+    return "=" in read.text and not re.search(r"[<>!,]", read.text)
 
 
 def _decide_in_worker(sides: tuple[str, str], timeout_s: float) -> Decision:

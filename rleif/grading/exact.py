@@ -33,6 +33,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 "),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?\b", ""),
         (r"\\%", "%"),
+        (r"√ ?(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"\\approx\b", "="),
         (r"\s+", " "),
     )

@@ -167,7 +167,7 @@ def _bare(text: str) -> str | None:
     if read.kind == "number":
         is_answer = bool(_STARTS_LIKE_AN_ANSWER.match(text)) and not ("=" in text and _WORDS.search(text))
     else:
-        is_answer = read.kind == "symbolic" and bool(re.search(r"[\d\\=^]", text) or _LETTER.fullmatch(text))
+        is_answer = read.kind == "symbolic" and bool(re.search(r"[\d\\=^*/+-]", text) or _LETTER.fullmatch(text))
     return _clean(text) if is_answer else None
 
 

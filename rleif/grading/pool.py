@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["equal", "different", "unparsable", "timeout", "error", "ready"]
+Outcome = Literal["equal", "different", "unparsable", "timeout", "error", "died", "ready"]
 
 START_TIMEOUT_S = 120.0  # importing sympy on a busy machine
-WALL_FACTOR = 5.0  # wall limit over CPU limit, so that a loaded machine does not turn answers into time-outs
+WALL_FACTOR = 10.0  # wall limit over CPU limit, so that a loaded machine does not turn answers into time-outs
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL")
 
 
@@ -28,7 +28,7 @@ _KEPT_ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PY
 class Reply:
     """What became of one comparison.
 
-    >>> Reply(outcome="timeout", detail="no reply within 2 s of CPU time")
+    >>> Reply(outcome="timeout", detail="more than 2 s of CPU time")
     """
 
     outcome: Outcome
@@ -70,14 +70,14 @@ class _Worker:
     def compare(self, gold: str, answer: str, timeout_s: float) -> Reply:
         request = json.dumps({"gold": gold, "answer": answer, "timeout_s": timeout_s}) + "\n"
         assert self._process.stdin is not None
-        self._process.stdin.write(request.encode())
-        reply = self._read(timeout_s * WALL_FACTOR)
-        if reply.outcome == "timeout":
-            return Reply(outcome="timeout", detail=f"not decided within {timeout_s:g} s")
-        return reply
+        try:
+            self._process.stdin.write(request.encode())
+        except BrokenPipeError:
+            return self._death()
+        return self._read(timeout_s * WALL_FACTOR)
 
     def _read(self, timeout_s: float) -> Reply:
-        """The next reply; "timeout" or "error" mean that the process is gone."""
+        """The next reply; "timeout" or "died" mean that the process is gone."""
         deadline = time.monotonic() + timeout_s
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -97,8 +97,8 @@ class _Worker:
         code = self._process.wait()
         self.kill()
         if code in (-signal.SIGPROF, -signal.SIGXCPU):
-            return Reply(outcome="timeout", detail="CPU limit")
-        return Reply(outcome="error", detail=f"the worker ended with code {code}")
+            return Reply(outcome="timeout", detail="it took more CPU time than allowed")
+        return Reply(outcome="died", detail=f"the worker ended with code {code}")
 
     def kill(self) -> None:
         """End and reap the process; safe to call twice."""
@@ -127,21 +127,25 @@ class WorkerPool:
         self._all: set[_Worker] = set()
 
     def compare(self, gold: str, answer: str, timeout_s: float) -> Reply:
-        """Whether two expressions are equal, decided in a worker within `timeout_s` seconds of its CPU time."""
+        """Whether two expressions are equal, decided in a worker within `timeout_s` seconds of its CPU time.
+
+        A worker that dies for another reason (the out-of-memory killer may take an idle one) is given one successor.
+        """
         with self._free_slots:
-            worker = self._take()
-            try:
-                try:
-                    return worker.compare(gold, answer, timeout_s)
-                except BrokenPipeError:  # it died while idle (out-of-memory killer): nothing was lost, ask another
-                    worker.kill()
-                    worker = self._take()
-                    return worker.compare(gold, answer, timeout_s)
-            except BaseException:  # interrupted: a reply may still come, which the next caller must not get
-                worker.kill()
-                raise
-            finally:
-                self._give_back(worker)
+            reply = self._ask_one(gold, answer, timeout_s)
+            if reply.outcome == "died":
+                reply = self._ask_one(gold, answer, timeout_s)
+        return Reply(outcome="error", detail=reply.detail) if reply.outcome == "died" else reply
+
+    def _ask_one(self, gold: str, answer: str, timeout_s: float) -> Reply:
+        worker = self._take()
+        try:
+            return worker.compare(gold, answer, timeout_s)
+        except BaseException:  # interrupted: a reply may still come, which the next caller must not get
+            worker.kill()
+            raise
+        finally:
+            self._give_back(worker)
 
     def _take(self) -> _Worker:
         while True:
