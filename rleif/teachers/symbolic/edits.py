@@ -2,7 +2,7 @@
 
 add_constraints     a further condition on the old target becomes the target          steps + 1, new answer
 concretize          a plain number becomes concrete: groups of a size, or two parts   steps + 1, same answer
-increase_reasoning  a plain number becomes a relation to an amount that is told first steps + 1, same answer
+increase_reasoning  a number becomes a relation to a new amount, or falls in two      steps + 1, same answer
 lower_difficulty    tell a derived amount outright, or ask for an earlier one         fewer steps
 new_topic           a new, easier problem of another theme                            fewer steps, another theme
 
@@ -76,7 +76,7 @@ def concretize(program: Program, rng: random.Random, sizes: Sizes) -> Program | 
 
 
 def _givens(program: Program, rng: random.Random) -> list[Quantity]:
-    """The plain numbers that may become an operation, in random order; none when the problem is long enough."""
+    """The plain numbers, in random order; none when the problem is long enough."""
     if count_steps(program) >= MAX_STEPS:
         return []
     givens = [q for q in needed(program) if q.relation == "given"]
@@ -99,34 +99,57 @@ def _as_parts(q: Quantity, rng: random.Random) -> Iterator[tuple[str, tuple[int,
 
 
 def increase_reasoning(program: Program, rng: random.Random, sizes: Sizes) -> Program | None:
-    names = free_names(program)
-    for q in _givens(program, rng):
-        drafts = [
-            d for relation in ("more", "fewer", "times", "share", "percent") for d in _sources(relation, q, sizes)
-        ]
-        by_relation: dict[str, list[tuple[int, int]]] = {}
-        for relation, n, source in drafts:
-            by_relation.setdefault(relation, []).append((n, source))
-        for relation in rng.sample(sorted(by_relation), len(by_relation)):
-            n, source = rng.choice(by_relation[relation])
-            told = Quantity(
-                id=next_id(program),
-                relation="given",
-                numbers=(source,),
-                owner=rng.choice(names),
-                unit=q.unit,
-                phrasing=rng.randrange(len(FORMS["given"].sentences)),
-            )
-            phrasing = rng.randrange(len(FORMS[relation].sentences))
-            new = replace(q, relation=relation, args=(told.id,), numbers=(n,), phrasing=phrasing)
-            draft = _replaced(program, new, told)
-            if is_sound(draft, sizes.most):
-                return draft
+    if count_steps(program) >= MAX_STEPS:
+        return None
+    for q in rng.sample(needed(program), len(needed(program))):
+        drafts = _derived(program, q, rng, sizes) if q.relation == "given" else _split(program, q, rng)
+        sound = next((draft for draft in drafts if is_sound(draft, sizes.most)), None)
+        if sound is not None:
+            return sound
     return None
 
 
-def _sources(relation: str, q: Quantity, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
-    """(relation, its number, the amount to start from) such that the relation gives q's number."""
+def _derived(program: Program, q: Quantity, rng: random.Random, sizes: Sizes) -> Iterator[Program]:
+    """q's plain number follows from another amount, which is told first."""
+    relations = ["more", "fewer", "times", "share", "percent"]
+    for relation in rng.sample(relations, len(relations)):
+        sources = list(_sources(relation, q, sizes))
+        if sources:
+            n, source = rng.choice(sources)
+            told = _link(program, q, "given", (), source, rng)
+            phrasing = rng.randrange(len(FORMS[relation].sentences))
+            new = replace(q, relation=relation, args=(told.id,), numbers=(n,), phrasing=phrasing)
+            yield _replaced(program, new, told)
+
+
+def _split(program: Program, q: Quantity, rng: random.Random) -> Iterator[Program]:
+    """q's number falls in two, with another amount half-way: 5 more becomes 2 more, then 3 more."""
+    if q.relation in ("more", "fewer"):
+        halves = [(n, q.numbers[0] - n) for n in range(2, q.numbers[0] - 1)]
+    elif q.relation == "times":
+        halves = [(n, q.numbers[0] // n) for n in range(2, q.numbers[0]) if q.numbers[0] % n == 0]
+    else:
+        return
+    for first, second in rng.sample(halves, min(len(halves), 1)):
+        half_way = _link(program, q, q.relation, q.args, first, rng)
+        yield _replaced(program, replace(q, args=(half_way.id,), numbers=(second,), pronoun=False), half_way)
+
+
+def _link(program: Program, q: Quantity, relation: str, args: tuple[int, ...], n: int, rng: random.Random) -> Quantity:
+    """A new person's amount of q's noun."""
+    return Quantity(
+        id=next_id(program),
+        relation=relation,
+        args=args,
+        numbers=(n,),
+        owner=rng.choice(free_names(program)),
+        unit=q.unit,
+        phrasing=rng.randrange(len(FORMS[relation].sentences)),
+    )
+
+
+def _sources(relation: str, q: Quantity, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """(the relation's number, the amount to start from) such that the relation gives q's number."""
     v = q.numbers[0]
     match relation:
         case "more":
@@ -139,7 +162,7 @@ def _sources(relation: str, q: Quantity, sizes: Sizes) -> Iterator[tuple[str, in
             found = [(n, v * n) for n in sizes.divisors]
         case _:
             found = [(p, v * 100 // p) for p in sizes.percents if v * 100 % p == 0]
-    yield from ((relation, n, source) for n, source in found if source <= sizes.most)
+    yield from ((n, source) for n, source in found if source <= sizes.most)
 
 
 def lower_difficulty(program: Program, rng: random.Random, sizes: Sizes) -> Program | None:
@@ -175,7 +198,10 @@ def new_topic(program: Program, rng: random.Random, sizes: Sizes) -> Program | N
 EDITS: dict[str, tuple[Edit, str]] = {  # operator: edit, and why it may be impossible
     "add_constraints": (add_constraints, f"the problem has {MAX_STEPS} steps already, or no relation fits"),
     "concretize": (concretize, f"no plain number is left to put in concrete terms, or {MAX_STEPS} steps already"),
-    "increase_reasoning": (increase_reasoning, f"no plain number is left to derive, or {MAX_STEPS} steps already"),
+    "increase_reasoning": (
+        increase_reasoning,
+        f"no number is left to derive or to split, or {MAX_STEPS} steps already",
+    ),
     "lower_difficulty": (lower_difficulty, "a one-step problem cannot be made easier"),
     "new_topic": (new_topic, "no problem is easier than one of a single step"),
 }

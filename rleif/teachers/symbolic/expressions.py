@@ -3,14 +3,16 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 _MARK = re.compile(r"<<[^<>]*>>")
-_LABEL = re.compile(r"^\s*(?:[Ss]tep\s*\d+\s*[:.)]|\d+\s*[.):](?=\s))\s*")
-_NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
+_LABEL = re.compile(r"^\s*(?:[-*•]\s+)?(?:[Ss]tep\s*\d+\s*[:.)]|\d+\s*[.):](?=\s))?\s*")
+_NUMBER = r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?"
 _TOKEN = re.compile(rf"\$?(?P<number>{_NUMBER})(?P<percent>\s?%)?|(?P<op>[-+*/=()×÷])|(?P<word>[^\W\d]+)|(?P<other>\S)")
+_LONGEST_RUN = 60  # tokens; bounds the recursion on hostile text
+_LONGEST_NUMBER = 24  # digits; Python refuses to read numbers beyond some thousands of digits
 _SIGNS = {"×": "*", "÷": "/", "x": "*"}
 _ANSWER = re.compile(rf"(?:[Tt]he\s+(?:final\s+)?answer\s+is|####)\s*:?\s*(?P<value>-?\s?\$?{_NUMBER}(?:/\d+)?)?")
 
@@ -37,13 +39,15 @@ class Equation:
 
 
 class _UnreadableError(Exception):
-    pass
+    """Not an arithmetic expression."""
 
 
 def equations(step: str) -> list[Equation]:
     """The equations of one step, in order. `a + b = c = d` and `a + b = c * d` are judged link by link."""
     found: list[Equation] = []
     for run in _runs(_LABEL.sub("", _MARK.sub("", step))):
+        if "=" not in run or len(run) > _LONGEST_RUN or any(len(token) > _LONGEST_NUMBER for token in run):
+            continue
         try:
             found.extend(_read_run(run))
         except _UnreadableError:
@@ -54,7 +58,7 @@ def equations(step: str) -> list[Equation]:
 def stated_answer(step: str) -> Fraction | None:
     """The number of an answer line ("The answer is: 7", "#### 7"); None when the line states none."""
     match = _ANSWER.search(step)
-    if match is None or match["value"] is None:
+    if match is None or match["value"] is None or len(match["value"]) > _LONGEST_NUMBER:
         return None
     try:
         return Fraction(re.sub(r"[\s$,]", "", match["value"]))
@@ -67,31 +71,29 @@ def is_answer_line(step: str) -> bool:
 
 
 def _runs(text: str) -> Iterator[list[str]]:
-    """Stretches of numbers and signs; one word after a number ("12 pens + 5 pens = 17") is passed over."""
+    """Stretches of numbers and signs; up to two words after a number ("12 ripe pears + 5 = 17") are passed over."""
     run: list[str] = []
     words = 0
     for match in _TOKEN.finditer(text):
-        token = match["number"]
-        if token:
-            if (words and run and _is_number(run[-1])) or (run and _is_number(run[-1])):
+        after_value = bool(run) and (_is_number(run[-1]) or run[-1] in "%)")
+        word = match["word"]
+        if match["number"]:
+            if after_value:  # two numbers in a row: what came before stands alone
                 yield run
                 run = []
-            run.append(token.replace(",", ""))
-            if match["percent"]:
-                run.append("%")
+            run += [match["number"].replace(",", ""), *("%" if match["percent"] else "")]
             words = 0
-        elif match["op"] or (match["word"] == "x" and run and _is_number(run[-1])):
-            sign = match["op"] or "x"
-            run.append(_SIGNS.get(sign, sign))
+        elif match["op"] or (after_value and word == "x"):
+            run.append(_SIGNS.get(match[0], match[0]))
             words = 0
-        elif match["word"] and run and (_is_number(run[-1]) or run[-1] == "%") and words < 2:
+        elif word == "of" and after_value and words == 0 and (run[-1] == "%" or "/" in run[-2:-1]):
+            run.append("*")  # "25% of 40", "1/2 of 40"
+        elif word and after_value and words < 2:
             words += 1
         else:
-            if run:
-                yield run
+            yield run
             run, words = [], 0
-    if run:
-        yield run
+    yield run
 
 
 def _is_number(token: str) -> bool:
@@ -105,7 +107,7 @@ def _read_run(run: list[str]) -> Iterator[Equation]:
             sides.append([])
         else:
             sides[-1].append(token)
-    trees = [_Parser(side).tree() for side in sides if side]
+    trees = [_Parser(side).tree() for side in map(_trim, sides) if side]
     for left, right in itertools.pairwise(trees):
         if isinstance(left, Fraction):
             continue
@@ -119,6 +121,17 @@ def _read_run(run: list[str]) -> Iterator[Equation]:
             sums=_flatten(left, "+", "-"),
             factors=_flatten(left, "*", "/"),
         )
+
+
+def _trim(side: list[str]) -> list[str]:
+    """A side without a sign that only follows it ("= 17 - so") and without brackets around the whole equation."""
+    while side and side[-1] in "+-*/(":
+        side = side[:-1]
+    if side.count("(") > side.count(")") and side[0] == "(":
+        return side[1:]
+    if side.count(")") > side.count("(") and side[-1] == ")":
+        return side[:-1]
+    return side
 
 
 Tree = Fraction | tuple[str, "Tree", "Tree"]
@@ -140,7 +153,7 @@ class _Parser:
     def _peek(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
-    def _chain(self, signs: tuple[str, ...], operand) -> Tree:
+    def _chain(self, signs: tuple[str, ...], operand: Callable[[], Tree]) -> Tree:
         tree = operand()
         while self._peek() in signs:
             sign = self._peek()

@@ -8,7 +8,8 @@ Slots of a template:
     {W} a reference with its verb: "Cleo bakes", "Cleo has left", "she bakes"; a rate names its noun as {x}
 
 A reference without "left" speaks of what the person bakes, picks ... in all; a pronoun may stand for any person of that
-gender whose amount of that noun was stated before and is not the one being defined.
+gender whose amount of that noun was stated before and is not the one being defined. The larger of a difference comes
+first.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from rleif.records import stable_id
-from rleif.teachers.symbolic.grammar import FORMS, NAMES
+from rleif.teachers.symbolic.grammar import FORMS, NAMES, UNITS
 
 COMMUTATIVE = frozenset({"total", "parts"})
 Key = tuple[str | None, str, bool]
@@ -92,9 +92,23 @@ class Program:
                 question=question,
                 question_pronoun=question_pronoun,
             )
+            program._check()
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a symbolic program ({error!r}): {json.dumps(value, default=str)[:200]}") from None
         return program
+
+    def _check(self) -> None:
+        """Programs come from files: every word must be of the grammar and every argument must be told before."""
+        told: set[int] = set()
+        for q in self.quantities:
+            form = FORMS[q.relation]
+            if (len(q.args), len(q.numbers)) != (form.n_args, form.n_numbers) or not told.issuperset(q.args):
+                raise ValueError(f"quantity {q.id} does not fit the relation {q.relation!r}, or rests on a later one")
+            if q.unit not in UNITS or q.owner not in (None, *NAMES) or q.id in told:
+                raise ValueError(f"quantity {q.id} has an unknown noun or name, or its id twice")
+            told.add(q.id)
+        if self.target not in told:
+            raise ValueError(f"the target {self.target} is not among the quantities")
 
 
 def compute(relation: str, arguments: tuple[Fraction, ...], numbers: tuple[int, ...]) -> Fraction:

@@ -6,6 +6,7 @@ it is the oracle for "the text says what the program says" and for well-posednes
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def read(text: str) -> Fraction | None:
 
 
 def analyse(text: str) -> Reading:
+    """Why a problem has or has not one answer, how many operations it takes, and how much of it is redundant."""
     parsed = parse(text)
     if parsed is None:
         return Reading(status="unreadable")
@@ -143,9 +145,9 @@ _SLOTS = {
     "b": _any(unit.base for unit in UNITS.values()),
     "L": _any(unit.loss for unit in UNITS.values()),
     "G": _any(unit.group for unit in UNITS.values()),
-    "N": r"\d+",
-    "M": r"\d+",
-    "T": r"twice|\d+ times",
+    "N": r"[0-9]{1,9}",
+    "M": r"[0-9]{1,9}",
+    "T": r"twice|[0-9]{1,9} times",
     "F": _any(FRACTIONS.values()),
     "R": rf"(?:{_NAME})(?: has left)?|(?:she|he) does",
     "W": rf"(?:{_NAME}) has left|(?:{_NAME}|she|he) (?:{_VERB})",
@@ -278,16 +280,9 @@ def _answer(statements: Sequence[Statement], question: Question) -> tuple[Status
         return "underdetermined", None
     readings = itertools.islice(itertools.product(*choices), _MOST_READINGS + 1)
     outcomes = {_answer_reading(statements, question, reading) for reading in readings}
-    if len(outcomes) > 1 or (len(choices) > 0 and _count(choices) > _MOST_READINGS):
+    if len(outcomes) > 1 or math.prod(map(len, choices)) > _MOST_READINGS:
         return "ambiguous", None
     return outcomes.pop()
-
-
-def _count(choices: Sequence[Sequence[Amount]]) -> int:
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    return count
 
 
 def _answer_reading(
@@ -297,8 +292,8 @@ def _answer_reading(
     rows = [_row(s, [next(amounts) for _ in s.mentions]) for s in statements]
     asked = list(amounts)
     goal = {asked[0]: Fraction(1)}
-    if len(asked) == 2:
-        goal[asked[1]] = goal.get(asked[1], Fraction(0)) + (1 if question.kind == "total" else -1)
+    for amount in asked[1:]:
+        goal[amount] = goal.get(amount, Fraction(0)) + (1 if question.kind == "total" else -1)
     solved = _eliminate(rows)
     if solved is None:
         return "contradictory", None

@@ -63,7 +63,7 @@ class SymbolicTeacher:
         return Draft(instruction=text, answer=number(wrong), meta=meta)
 
     async def answer(self, problem: Problem) -> Solution:
-        """The worked solution; an ill-posed problem has none, unless it is noise: then it ends in its wrong reference."""
+        """The worked solution; an ill-posed problem has none, but noise ends in its wrong reference."""
         noise = bool(problem.meta.get("noise"))
         if _is_ill_posed(problem) and not noise:
             return self._solution(problem, (NO_ANSWER,), None)
