@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,6 +171,8 @@ def inference_setup(
 
 def load_for_scoring(path: str, kind: str, device: Any, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Network and tokenizer of a saved reward model: on its device, frozen, in eval mode."""
+    if (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
+        raise ValueError(f"{path} holds an adapter, not a whole model: merge it into its base (merge_and_unload) first")
     place, precision = inference_setup(device, dtype)
     architectures = AutoConfig.from_pretrained(path).architectures or []
     model = load_network(path, kind, trained=True, dtype=precision)
@@ -177,7 +180,8 @@ def load_for_scoring(path: str, kind: str, device: Any, dtype: Any) -> tuple[Pre
         raise ValueError(
             f"{path} holds {architectures}, not {type(model).__name__}: it is not a model of kind {kind!r}"
         )
-    return nn.Module.to(model, place).eval().requires_grad_(False), load_tokenizer(path)
+    model.to(place)  # pyright: ignore[reportArgumentType]
+    return model.eval().requires_grad_(False), load_tokenizer(path)
 
 
 @contextmanager

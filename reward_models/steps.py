@@ -55,9 +55,9 @@ def split_steps(text: str) -> tuple[Step, ...]:
     """The steps of a solution written by a model; the spans are in order and cover all visible text.
 
     The first rule that fits decides: `Step k` at the start of lines; a numbered list that counts 1., 2., ...;
-    paragraphs, when a blank line stands inside the body; lines. What stands before the first mark is a step of its
-    own, and so is the answer line (`The answer is: X`, `#### X`). Code fences and display mathematics stay whole
-    where lines decide. Blank text has no steps.
+    paragraphs, when at least half of the lines' breaks are blank lines; lines. What stands before the first mark is a
+    step of its own, and so is the answer line (`The answer is: X`, `#### X`). Code fences and display mathematics stay
+    whole where lines decide. Blank text has no steps.
     """
     lines = _lines(text)
     contents = [text[line.start : line.end] for line in lines]
@@ -117,10 +117,10 @@ def _starts(text: str, lines: list[Step], contents: list[str], is_answer: list[b
         index > 0 and len(_LINE_END.findall(text, lines[index - 1].end, line.start)) > 1
         for index, line in enumerate(lines)
     ]
-    # A blank line that only sets the answer apart does not make paragraphs of the lines above it.
-    if any(blank and not answer for blank, answer in zip(after_blank, is_answer, strict=True)):
-        return after_blank
-    return _outside_blocks(contents)
+    by_line = _outside_blocks(contents)
+    # One blank line must not turn ten lines into two steps, nor may the one that sets the answer apart.
+    breaks = [blank for blank, new, answer in zip(after_blank, by_line, is_answer, strict=True) if new and not answer]
+    return after_blank if sum(breaks) * 2 >= len(breaks[1:]) > 0 else by_line
 
 
 def _list_items(contents: list[str]) -> list[bool]:
