@@ -106,7 +106,7 @@ async def answer_not_checkable(candidate: Candidate) -> str | None:
     from rleif.grading import Grade, grade
 
     answer = candidate.child.answer or (await candidate.response()).answer
-    if answer is None:
+    if answer is None or not answer.strip():
         return "there is no reference answer"
     verdict = grade(f"The answer is: {answer}", answer)
     return None if verdict is Grade.correct else f"answer {answer!r} graded against itself is {verdict.value}"

@@ -6,12 +6,15 @@ true with an unknown result, or no readable equation       0
 the answer line: right +1; wrong, but restating the last result, 0; else -1
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from rleif.grading import Grade, extract_answer, grade
 from rleif.labeling.equations import evaluate, find_equations
 from rleif.records import DataError, Problem
+
+_ANSWER_LINE = re.compile(r"answer|####|\\boxed|(?:^|\s)A:", re.IGNORECASE)  # a bare number is not yet an answer
 
 
 def known_values(problem: Problem) -> frozenset[Fraction]:
@@ -31,7 +34,7 @@ def check_steps(problem: Problem, steps: Sequence[str]) -> tuple[int, ...]:
     assert problem.answer is not None
     for step in steps:
         equations = find_equations(step)
-        stated = extract_answer(step, last_number=False)
+        stated = extract_answer(step, last_number=False) if _ANSWER_LINE.search(step) else None
         if not all(equation.holds for equation in equations):
             labels.append(-1)
         elif stated is not None:

@@ -16,24 +16,26 @@ _TITLES = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Sr|Jr|vs|No|a\.m|p\.m)\.$")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; titles such as "Mr." end none.
+    """The sentences of a text with the white space after each, so that joined they are the text again.
 
-    >>> sentences("Mr. Po has 3 pens. How many?")
-    ['Mr. Po has 3 pens.', 'How many?']
+    Kept white space matters: versions with a defect must not be recognisable by a tidier layout. Titles such as "Mr."
+    end no sentence.
+
+    >>> sentences("Mr. Po has 3 pens.  How many?")
+    ['Mr. Po has 3 pens.  ', 'How many?']
     """
-    found: list[str] = []
-    for piece in _SENTENCE_END.split(" ".join(text.split())):
-        if found and _TITLES.search(found[-1]):
-            found[-1] += " " + piece
-        else:
-            found.append(piece)
-    return found
+    found, start = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        if not _TITLES.search(text[start : match.start()]):
+            found.append(text[start : match.end()])
+            start = match.end()
+    return [*found, text[start:]]
 
 
 def split_question(text: str) -> tuple[list[str], str] | None:
     """The sentences before the question, and the question, which is the last sentence; None for another shape."""
     found = sentences(text)
-    if len(found) < 2 or not found[-1].rstrip("\"'”’)").endswith("?"):
+    if len(found) < 2 or not found[-1].rstrip("\"'”’) \n").endswith("?"):
         return None
     return found[:-1], found[-1]
 
@@ -68,7 +70,7 @@ def remove_sentence(problem: Problem, other: Problem, rng: random.Random) -> str
     if not places or len(body) == 1:  # a question alone would be recognised by its length
         return None
     place = rng.choice(places)
-    return " ".join([*body[:place], *body[place + 1 :], question])
+    return "".join([*body[:place], *body[place + 1 :], question])
 
 
 def contradict(problem: Problem, other: Problem, rng: random.Random) -> str | None:
@@ -90,7 +92,7 @@ def contradict(problem: Problem, other: Problem, rng: random.Random) -> str | No
     sentence = body[place]
     again = sentence[: match.start()] + _another(match.group(), rng) + sentence[match.end() :]
     later = rng.randint(place + 1, len(body))
-    return " ".join([*body[:later], again, *body[later:], question])
+    return "".join([*body[:later], again, *body[later:], question])
 
 
 def _another(number: str, rng: random.Random) -> str:
@@ -109,7 +111,7 @@ def splice(problem: Problem, other: Problem, rng: random.Random) -> str | None:
     parts, others = split_question(problem.instruction), split_question(other.instruction)
     if parts is None or others is None or others[1] == parts[1]:
         return None
-    return " ".join([*parts[0], others[1]])
+    return "".join([*parts[0], others[1]])
 
 
 Defect = Callable[[Problem, Problem, random.Random], str | None]

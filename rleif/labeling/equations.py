@@ -76,6 +76,8 @@ class Equation:
 
 def find_equations(text: str) -> tuple[Equation, ...]:
     """The equations of a text that can be read with certainty and whose left side computes something, in order."""
+    if "=" not in text and "equals" not in text:  # most prose: not worth a scan
+        return ()
     tokens = list(_tokens(text))
     places = [index for index, token in enumerate(tokens) if token.kind == "equals"]
     return tuple(equation for index in places if (equation := _equation(tokens, index)) is not None)
@@ -215,7 +217,8 @@ def _holds(left: Sequence[Token], right: Sequence[Token]) -> bool | None:
 def _is_rounded(exact: Fraction, stated: Fraction, side: Sequence[Token]) -> bool:
     numbers = [token.text for token in side if token.kind == "number"]
     decimals = len(numbers[0].partition(".")[2]) if len(numbers) == 1 else 0
-    return decimals > 0 and abs(exact - stated) < Fraction(1, 10**decimals)
+    unit, missing = Fraction(1, 10**decimals), abs(exact) - abs(stated)
+    return decimals > 0 and exact * stated >= 0 and -unit / 2 <= missing < unit
 
 
 def _divides_by_fraction(side: Sequence[Token]) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 from rleif.labeling.defects import numbers, numbers_of
 from rleif.labeling.equations import evaluate, find_equations
 from rleif.records import Problem
-from rleif.sources import ANSWER_MARK
 
 INJECTIONS = ("slip", "carried", "operand")
 
@@ -95,7 +94,7 @@ def _is_distinctive(problem: Problem, mark: Mapping[str, Any]) -> bool:
     value = mark["right"]
     taken = numbers(problem.instruction) + [other["right"] for other in marks if other is not mark]
     before = [number for step in problem.meta["solution"][: mark["step"]] for number in numbers_of(step)]
-    same_step = [number for number in numbers_of(mark["left"])]
+    same_step = numbers_of(mark["left"])
     return value not in taken and value not in before and value not in same_step and evaluate(value) is not None
 
 
@@ -176,7 +175,3 @@ def _written(value: Fraction | None) -> str | None:
     if value.denominator == 1:
         return str(value.numerator)
     return f"{value.numerator * 100 // value.denominator / 100:.2f}".rstrip("0")
-
-
-def answer_step(answer: str) -> str:
-    return ANSWER_MARK + answer

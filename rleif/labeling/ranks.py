@@ -150,11 +150,12 @@ def _symbolic_members(family: Sequence[Problem], size: int, rng: random.Random) 
 
     intact = rng.sample(list(family), min(len(family), rng.randint(1, size - 1)))
     members = {problem.instruction: problem for problem in intact}
+    bases = [problem for problem in intact if problem.meta.get("defect") is None]  # noise of the teacher is no base
     for _ in range(4 * size):  # a defect may not fit a problem, or repeat a text; a short list is fine
-        if len(members) >= size:
+        if len(members) >= size or not bases:
             break
         try:
-            problem = defective(rng.choice(intact), rng, rng.choice(DEFECTS))
+            problem = defective(rng.choice(bases), rng, rng.choice(DEFECTS))
         except ValueError:  # this defect does not fit this problem
             continue
         members.setdefault(problem.instruction, problem)

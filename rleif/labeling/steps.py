@@ -61,7 +61,7 @@ def label_steps(arguments: StepArguments) -> dict[str, Any]:
     """Run the stage. Writes label/stepped.jsonl and label/stepped_heldout.jsonl (LabeledSolution).
 
     All solutions of one seed's problems are on the same side of the split. Returns counts; `agreement` is, by source,
-    the share of solutions in which the labeller finds the first step that is not right where it was put.
+    the share of solutions in which the first step that the labeller calls wrong is the one made wrong, or is none.
     """
     pool = pool_of(arguments.output_dir)
     problems = sample_by_hash(pool, arguments.max_problems, arguments.seed, lambda problem: problem.id)
@@ -105,7 +105,7 @@ def _record(draft: _Draft, labels: Sequence[int]) -> LabeledSolution:
 
 
 class _Agreement:
-    """How often a labeller and the construction agree on the first step that is not right."""
+    """How often a labeller and the construction agree on the first wrong step."""
 
     def __init__(self) -> None:
         self.right: Counter[str] = Counter()
@@ -114,7 +114,7 @@ class _Agreement:
     def add(self, draft: _Draft, labels: Sequence[int]) -> None:
         if draft.first_error is None:
             return
-        first = next((index for index, label in enumerate(labels) if label < 1), -1)
+        first = next((index for index, label in enumerate(labels) if label < 0), -1)
         self.total[draft.source] += 1
         self.right[draft.source] += first == draft.first_error
 
@@ -149,6 +149,9 @@ def _symbolic_drafts(problems: Sequence[Problem], arguments: StepArguments, skip
         if not isinstance(solution, Solution):
             skipped[f"no answer: {type(solution).__name__}"] += 1
             continue
+        if problem.meta.get("defect") is not None:  # noise of the teacher: nothing is known of its solution
+            drafts.append(_Draft(problem=problem, steps=solution.steps, source="ill_posed"))
+            continue
         drafts.append(_Draft(problem=problem, steps=solution.steps, source="reference", first_error=-1))
         for kind, rng in _kinds(CORRUPTIONS, problem, arguments):
             try:
@@ -172,6 +175,9 @@ def _text_drafts(problems: Sequence[Problem], arguments: StepArguments, skipped:
     drafts = []
     for problem in problems:
         steps = gold_solution(problem).steps
+        if -1 in check_steps(problem, steps):  # published solutions have a few false equations of their own
+            skipped["reference with a false equation"] += 1
+            continue
         right = (1,) * len(steps)
         drafts.append(_Draft(problem=problem, steps=steps, source="reference", first_error=-1, labels=right))
         for kind, rng in _kinds(INJECTIONS, problem, arguments):
