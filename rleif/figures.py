@@ -46,6 +46,17 @@ def _save(path: Path, draw: Any, data: Any) -> Path:
     return path
 
 
+def _legend(axes: Any) -> None:
+    """Below the axes, where no curve or bar can run through it."""
+    axes.figure.legend(frameon=False, ncols=4, loc="outside lower center")
+
+
+def _whole_numbers(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def smooth(values: Sequence[float], keep: float = SMOOTHING) -> list[float]:
     """Exponential mean without the bias of its start: m_t = k m_{t-1} + (1 - k) x_t, shown as m_t / (1 - k^t).
 
@@ -79,7 +90,8 @@ def _draw_history(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]]) 
         axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smooth(values), color=color, linewidth=1.8, label=label)
     axes.set(xlabel="PPO optimizer steps", ylabel="mean over samples", ylim=(0, 1), title="Reward factors and accuracy")
-    axes.legend(frameon=False, ncols=len(curves), loc="upper left")
+    _whole_numbers(axes)
+    _legend(axes)
 
 
 def _evolution(folder: Path) -> dict[str, list[tuple[int, float, int]]]:
@@ -106,7 +118,7 @@ def _draw_evolution(axes: Any, lines: Mapping[str, Sequence[tuple[int, float, in
     top = max(point[1] for points in lines.values() for point in points)
     axes.set(xlabel="evolution round (0: seeds)", ylabel="mean number of steps", ylim=(0, 1.15 * top))
     axes.set(title="Difficulty of the kept problems by round", xticks=range(last + 1))
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _difficulty(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,4 +140,4 @@ def _draw_difficulty(axes: Any, tables: Mapping[str, Mapping[str, Mapping[str, f
     axes.set(
         xlabel="steps that the problem needs", ylabel="greedy pass@1", ylim=(0, 1.08), title="Accuracy by difficulty"
     )
-    axes.legend(frameon=False, loc="upper right")
+    _legend(axes)

@@ -5,7 +5,7 @@ Row counts come from files where they exist, and are upper bounds ("<=") for wha
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def _table(lines: list[Line]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _without_precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run for GPUs can be planned on a machine without one, where transformers refuses these."""
+    return {name: value for name, value in values.items() if name not in ("bf16", "fp16", "tf32")}
+
+
 def _evolutions_per_seed(arguments: Any) -> int:
     if arguments.schedule == "wizardmath_v1":
         return wizardmath_v1(arguments.evolutions_per_round).evolutions_per_seed
@@ -78,7 +83,7 @@ class _Planner:
         self.notes: list[str] = []
 
     def line(self, job: Job) -> Line:
-        arguments = build_arguments(job)
+        arguments = build_arguments(replace(job, values=_without_precision(job.values)))
         name = job.stage.name
         done = read_done(self.folder, name)
         is_done = done is not None and not changes(done.config, explicit(job.stage.load()[1], job.values))
