@@ -110,10 +110,12 @@ def _read_run(run: list[str]) -> Iterator[Equation]:
     trees = [_Parser(side).tree() for side in map(_trim, sides) if side]
     for left, right in itertools.pairwise(trees):
         if isinstance(left, Fraction):
-            continue
+            left, right = right, left  # "17 = 12 + 5"
         result = _value(right)
         if result is None:
             raise _UnreadableError
+        if isinstance(left, Fraction):
+            continue
         yield Equation(
             left=_value(left),
             result=result,

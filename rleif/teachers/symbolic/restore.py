@@ -3,7 +3,7 @@
 from rleif.records import Problem
 from rleif.teachers.symbolic.grammar import THEMES
 from rleif.teachers.symbolic.program import Program, Quantity
-from rleif.teachers.symbolic.reader import Amount, Parsed, Question, Reference, candidates, parse, read
+from rleif.teachers.symbolic.reader import Amount, Parsed, Question, Reference, Statement, candidates, parse, read
 
 
 def program_of(problem: Problem) -> Program:
@@ -14,41 +14,57 @@ def program_of(problem: Problem) -> Program:
     if "program" in problem.meta:
         return Program.from_json(problem.meta["program"])
     parsed = parse(problem.instruction)
-    if parsed is None or read(problem.instruction) is None:
+    program = _from_text(parsed) if parsed is not None and read(problem.instruction) is not None else None
+    if program is None:
         raise ValueError(
             f"problem {problem.id!r} has no program in its meta and its text is not a well-posed problem of the "
             f"symbolic world: {problem.instruction[:120]!r}"
         )
-    return _from_text(parsed)
+    return program
 
 
-def _from_text(parsed: Parsed) -> Program:
+def _from_text(parsed: Parsed) -> Program | None:
+    """None when the text gives its answer only by working backwards, which no program does."""
     ids: dict[Amount, int] = {}
     quantities: list[Quantity] = []
-    for i, s in enumerate(parsed.statements):
-        if s.subject in ids:  # said again; the reader has found it consistent
-            continue
-        owner, unit, left = s.subject
-        quantities.append(
-            Quantity(
-                id=i,
-                relation=s.relation,
-                args=tuple(ids[candidates(parsed.statements, i, m)[0]] for m in s.mentions),
-                numbers=s.numbers,
-                owner=owner,
-                unit=unit,
-                left=left,
-                phrasing=s.phrasing,
-                pronoun=any(_is_pronoun(m) for m in s.mentions),
-            )
-        )
-        ids[s.subject] = i
+    waiting = list(enumerate(parsed.statements))
+    while waiting:  # text order, except that a sentence may speak of an amount that only a later one defines
+        ready = next(((i, s) for i, s in waiting if all(a in ids for a in _meant(parsed, i, s))), None)
+        if ready is None:
+            return None
+        waiting.remove(ready)
+        i, s = ready
+        if s.subject not in ids:  # else said again; the reader has found it consistent
+            quantities.append(_quantity(i, s, tuple(ids[a] for a in _meant(parsed, i, s))))
+            ids[s.subject] = i
     return _with_question(parsed, quantities, ids)
 
 
-def _with_question(parsed: Parsed, quantities: list[Quantity], ids: dict[Amount, int]) -> Program:
+def _meant(parsed: Parsed, at: int, statement: Statement) -> list[Amount]:
+    return [candidates(parsed.statements, at, mention)[0] for mention in statement.mentions]
+
+
+def _quantity(id: int, s: Statement, args: tuple[int, ...]) -> Quantity:
+    owner, unit, left = s.subject
+    return Quantity(
+        id=id,
+        relation=s.relation,
+        args=args,
+        numbers=s.numbers,
+        owner=owner,
+        unit=unit,
+        left=left,
+        phrasing=s.phrasing,
+        pronoun=any(_is_pronoun(m) for m in s.mentions),
+    )
+
+
+def _with_question(parsed: Parsed, quantities: list[Quantity], ids: dict[Amount, int]) -> Program | None:
     question: Question = parsed.question
-    asked = tuple(ids[candidates(parsed.statements, None, m)[0]] for m in question.mentions)
+    meant = [candidates(parsed.statements, None, m)[0] for m in question.mentions]
+    if not ids.keys() >= set(meant):
+        return None
+    asked = tuple(ids[amount] for amount in meant)
     target = asked[0]
     if question.kind in ("total", "comparison"):
         target = len(parsed.statements)
