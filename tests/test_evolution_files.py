@@ -109,6 +109,7 @@ def test_held_out_problems_of_a_file_leave_the_seeds_whatever_their_order(tmp_pa
         held.append({problem.id for problem in read_problems(tmp_path / "heldout.jsonl")})
         pool = {problem.id for problem in read_problems(tmp_path / "evolve" / "pool.jsonl")}
         assert (len(held[-1]), len(pool), held[-1] & pool) == (10, 20, set())
+        assert {problem.id for problem in read_problems(tmp_path / "seeds.jsonl")} == pool
     assert held[0] == held[1]
 
 

@@ -178,6 +178,15 @@ def test_each_text_defect_does_what_it_says_and_nothing_else():
         assert any(char.isdigit() for char in again[0])
 
 
+def test_a_sentence_whose_number_is_said_again_is_not_missing_when_removed():
+    row = {
+        "question": "Ann has 5 pens. Her 5 pens are red. Bo has 3 pens. How many pens are there?",
+        "answer": "5+3=<<5+3=8>>8\n#### 8",
+    }
+    drawn = {TEXT_DEFECTS["missing_premise"](gsm8k_row(row)[0], OTHER, random.Random(i)) for i in range(20)}
+    assert drawn == {"Ann has 5 pens. Her 5 pens are red. How many pens are there?"}
+
+
 def test_sentences_keep_every_character_and_respect_titles_and_decimals():
     text = 'Mr. Po pays $3.50.  "Keep it!" he says.\nDr. Wu has 2 cats? Yes.'
     assert "".join(sentences(text)) == text
@@ -203,6 +212,7 @@ def test_steps_are_checked_exactly_against_the_marked_equations():
         "Let us think about it.": 0,
         "The answer is: 79": 1,
         "The answer is: 78": -1,
+        "The answer is: a few": -1,
     }
     assert {step: check_steps(PROBLEM, [step])[0] for step in steps} == steps
 

@@ -133,8 +133,6 @@ def _with_consequences(
         if result is None or not _is_distinctive(problem, later):
             return None
         changes[later["right"]] = result
-        if later["step"] > place:
-            labels[later["step"]] = 0
     steps[place] = steps[place][: mark["at"] + shift] + _replace(steps[place][mark["at"] + shift :], changes)
     for index in range(place + 1, len(steps)):
         changed = _replace(steps[index], changes)
