@@ -209,7 +209,17 @@ def _call(folder: Path, job: Job, arguments: RunArguments) -> dict[str, Any]:
     if job.stage.is_training and arguments.accelerate_config:
         return _launch(folder, job, arguments.accelerate_config)
     function, _ = job.stage.load()
+    _quiet_loading()
     return function(*build_arguments(job))
+
+
+def _quiet_loading() -> None:
+    """Hide the bars of loading weights and mapping rows, which bury the bars of sampling and training."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 def _launch(folder: Path, job: Job, accelerate_config: str) -> dict[str, Any]:
