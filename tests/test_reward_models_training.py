@@ -232,6 +232,8 @@ def test_low_precision_training_keeps_head_and_loss_in_float32(tmp_path: Path, b
     with trainer.compute_loss_context_manager(), torch.autocast("cpu", dtype=torch.bfloat16):
         loss, logits = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     assert (loss.dtype, logits.dtype) == (torch.float32, torch.float32)
+    # A head that ran in bfloat16 would give logits that bfloat16 holds exactly.
+    assert not torch.equal(logits, logits.bfloat16().float())
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
 
 
@@ -275,6 +277,13 @@ def test_padding_amount_and_side_do_not_change_a_score(base: str) -> None:
         ).item()
     assert wide == pytest.approx(plain, abs=1e-6)
     assert left == pytest.approx(plain, abs=1e-6)
+
+
+def test_the_mask_of_a_batch_comes_from_lengths_even_where_the_text_holds_the_pad_id() -> None:
+    batch = pad_batch([[5, 0, 7, 0], [0]], [[1, 3], [0]], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 0, 7, 0], [0, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch["positions"].tolist() == [[1, 3], [0, 0]]
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "<eos>", None])
