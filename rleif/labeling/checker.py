@@ -1,4 +1,4 @@
-"""Label free-form steps exactly against a reference solution with marked equations.
+"""Label free-form steps against a reference solution with marked equations, as far as arithmetic decides.
 
 an equation is false                                      -1
 true, and its result is among the reference's values      +1

@@ -56,7 +56,7 @@ def label_ranks(arguments: RankArguments) -> dict[str, Any]:
     """Run the stage. Writes label/ranked.jsonl and label/ranked_heldout.jsonl (RankedInstructions).
 
     All lists of one seed are on the same side of the split. Returns counts; `agreement` is the share of (intact,
-    defective) pairs that the ranking puts in that order.
+    defective) pairs that the teacher puts in that order, None without a teacher, where the order is by construction.
     """
     pool = pool_of(arguments.output_dir)
     teacher = teacher_by_name(arguments.teacher, seed=arguments.seed)
@@ -84,7 +84,7 @@ def label_ranks(arguments: RankArguments) -> dict[str, Any]:
         "pairs": sum(len(list(record.pairs())) for record in parts[False]),
         "left_out": dict(sorted(counts.items())),
         "defects": _defects(lists),
-        "agreement": judged[0] / sum(judged) if sum(judged) else None,
+        "agreement": judged[0] / sum(judged) if teacher is not None and sum(judged) else None,
     }
 
 

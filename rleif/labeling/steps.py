@@ -61,7 +61,9 @@ def label_steps(arguments: StepArguments) -> dict[str, Any]:
     """Run the stage. Writes label/stepped.jsonl and label/stepped_heldout.jsonl (LabeledSolution).
 
     All solutions of one seed's problems are on the same side of the split. Returns counts; `agreement` is, by source,
-    the share of solutions in which the first step that the labeller calls wrong is the one made wrong, or is none.
+    the share of solutions in which the first step that the teacher calls wrong is the one made wrong, or is none. It is
+    None without a teacher: injected errors are screened by the same reader of equations that checks samples, so that
+    their agreement would say nothing.
     """
     pool = pool_of(arguments.output_dir)
     problems = sample_by_hash(pool, arguments.max_problems, arguments.seed, lambda problem: problem.id)
@@ -91,7 +93,7 @@ def label_steps(arguments: StepArguments) -> dict[str, Any]:
         "by_source": dict(sorted(counts.items())),
         "by_label": {str(label): count for label, count in sorted(labels_seen.items())},
         "left_out": dict(sorted(skipped.items())),
-        "agreement": agreement.shares(),
+        "agreement": agreement.shares() if teacher is not None else None,
     }
 
 
