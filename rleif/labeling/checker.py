@@ -4,6 +4,10 @@ an equation is false                                      -1
 true, and its result is among the reference's values      +1
 true with an unknown result, or no readable equation       0
 the answer line: right +1; wrong, but restating the last result, 0; else -1
+
+What it cannot see: a wrong operation or operand with right arithmetic is 0, and so is a right step in prose. On the 400
+GSM8K solutions of ProcessBench (free prose of many models) it calls 3 of 1361 right steps wrong and 450 right, and
+finds the first error in place in 24 of 207 wrong solutions: a -1 can be trusted, a 0 says little.
 """
 
 import re
