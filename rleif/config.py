@@ -33,6 +33,9 @@ class RLEIFConfig(TrainingArguments):
     total_episodes: int | None = setting(
         None, "Completions to sample in the whole run, over all processes; rounded up to whole iterations (TRL's name)."
     )
+    num_train_epochs: float = setting(
+        1.0, "Passes over the prompts, where nothing else says how long (WizardMath v3: 1)."
+    )
     rollout_batch_size: int = setting(
         256, "Completions per iteration over all processes. Ours: small; OpenRLHF and verl use 1024 on many GPUs."
     )

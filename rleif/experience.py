@@ -142,7 +142,7 @@ class ExperienceMaker:
                     with self._reference() as reference, self.accelerator.autocast():
                         found["ref_logprobs"], _ = response_logprobs(reference, **batch, **settings)
                 for name in names:
-                    results[name][index, : found[name].shape[1]] = found[name]
+                    results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results
 
     @contextlib.contextmanager

@@ -80,7 +80,7 @@ def response_logprobs(
 def _logprob_chunk(
     hidden: Tensor, targets: Tensor, policy: PreTrainedModel, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    logits = _finish_logits(policy.get_output_embeddings()(hidden).float(), policy.config) / temperature
+    logits = _finish_logits(at_least_fp32(policy.get_output_embeddings()(hidden)), policy.config) / temperature
     normalizer = logits.logsumexp(dim=-1)
     logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer
     if not entropy_gradient:
@@ -110,8 +110,22 @@ def response_values(
     hidden = response_states(value, input_ids, prompt_lengths, is_response)
     # The head stays in fp32 even under mixed precision: returns differ by less than bf16 resolves.
     with torch.autocast(hidden.device.type, enabled=False):
-        values = value_head(value)(hidden.float()).squeeze(-1)
+        head = value_head(value)
+        values = head(hidden.to(next(head.parameters()).dtype)).squeeze(-1)
     return scatter_response(values, is_response)
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """bf16 and fp16 as fp32, others as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def widen_head(value: nn.Module) -> nn.Module:
+    """The value head with its weights in fp32 at least, in place."""
+    head = value_head(value)
+    for parameter in head.parameters():
+        parameter.data = at_least_fp32(parameter.data)
+    return head
 
 
 def without_adapter(model: nn.Module) -> Any:
@@ -154,9 +168,8 @@ def make_value_model(policy: nn.Module) -> PreTrainedModel:
 
 
 def zero_head(value: Any) -> Any:
-    """Set the head to zero and to fp32, in place."""
-    head = value_head(value).float()
-    for parameter in head.parameters():
+    """Set the head to zero, in place."""
+    for parameter in value_head(value).parameters():
         nn.init.zeros_(parameter)
     return value
 
@@ -175,7 +188,7 @@ class PolicyAndValue(nn.Module):
         self.policy = policy
         self.value = value
         self._recomputes = False
-        value_head(value).float()
+        widen_head(value)
         disable_dropout(self)
         self.eval()
 

@@ -1,9 +1,10 @@
 """IRM x PRM: from texts to one score a sample, and from there onto tokens."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,12 +20,14 @@ class NonFiniteError(ArithmeticError):
     """A reward, a loss or a gradient is NaN or infinite; raised before the weights are touched."""
 
 
+@runtime_checkable
 class InstructionScorer(Protocol):
     """What the trainer needs of an instruction reward model."""
 
     def score(self, instructions: Sequence[str], /) -> Sequence[float]: ...
 
 
+@runtime_checkable
 class StepScorer(Protocol):
     """What the trainer needs of a process reward model: per solution, an object with `.scores` or a plain sequence."""
 
@@ -166,31 +169,25 @@ def token_rewards(
     return torch.where(is_response, rewards, 0.0)
 
 
-def load_irm(irm: str | InstructionScorer | None) -> InstructionScorer | None:
+def load_irm(irm: Any) -> InstructionScorer | None:
     """A path becomes an InstructionRewardModel; an object with `.score` is taken as it is."""
-    if irm is None or hasattr(irm, "score"):
-        return irm  # type: ignore[return-value]
-    if isinstance(irm, str) or hasattr(irm, "__fspath__"):
+    if irm is None or isinstance(irm, InstructionScorer):
+        return irm
+    if isinstance(irm, str | os.PathLike):
         from reward_models.irm import InstructionRewardModel
 
         return InstructionRewardModel.from_pretrained(str(irm))
     raise ValueError(f"irm is {type(irm).__name__}: give a path, an object with .score(instructions), or None")
 
 
-def load_prm(prm: str | StepScorer | None) -> StepScorer | None:
+def load_prm(prm: Any) -> StepScorer | None:
     """A path becomes a ProcessRewardModel; an object with `.score_steps` is taken as it is."""
-    if prm is None or hasattr(prm, "score_steps"):
-        return prm  # type: ignore[return-value]
-    if isinstance(prm, str) or hasattr(prm, "__fspath__"):
+    if prm is None or isinstance(prm, StepScorer):
+        return prm
+    if isinstance(prm, str | os.PathLike):
         from reward_models.prm import ProcessRewardModel
 
         return ProcessRewardModel.from_pretrained(str(prm))
     raise ValueError(
         f"prm is {type(prm).__name__}: give a path, an object with .score_steps(instructions, solutions), or None"
     )
-
-
-def describe_sample(row: Mapping[str, Any]) -> str:
-    """One line that names a sample, for warnings and errors."""
-    fields = ", ".join(f"{name}={value!r}" for name, value in row.items())
-    return fields if len(fields) <= 400 else fields[:400] + "..."

@@ -1,0 +1,210 @@
+"""PPO as a whole against what must be true of it."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from ppo_world import (
+    LETTERS,
+    ScriptedPRM,
+    letter_gpt2,
+    letter_model,
+    letter_tokenizer,
+    logged,
+    make_trainer,
+    share_of_c,
+    weights,
+)
+
+from rleif.policy_value import value_head
+
+BANDIT = {
+    "train_dataset": [{"prompt": "a"}],
+    "max_completion_length": 1,
+    "missing_eos_penalty": None,
+    "rollout_batch_size": 64,
+    "num_generations": 64,
+    "per_device_train_batch_size": 64,
+    "num_mini_batches": 1,
+    "num_logged_completions": 0,
+    "logging_strategy": "no",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections():
+    """Each Trainer.train starts with a full garbage collection; what was loaded before need not be looked through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def letter_probabilities(model):
+    with torch.no_grad():
+        return model(torch.tensor([[2]])).logits[0, -1].double().softmax(-1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_policy_finds_the_one_rewarded_token_and_shuns_it_with_the_reward_reversed(tmp_path, seed):
+    best = 2 + LETTERS.index("c")
+    settings = {**BANDIT, "seed": seed, "num_iterations": 25, "kl_coef": 0.0, "learning_rate": 4e-2}
+    found = {}
+    for sign, reward in (
+        ("right", lambda text: 0.9 if text == "c" else 0.1),
+        ("reversed", lambda text: float(text != "c")),
+    ):
+        model = letter_model(seed)
+        make_trainer(tmp_path, model, prm=ScriptedPRM(reward), **settings).train()
+        found[sign] = letter_probabilities(model)[best].item()
+    assert found["right"] > 0.99
+    assert found["reversed"] < 0.01
+
+
+def test_with_a_kl_penalty_the_policy_becomes_the_reference_tilted_by_the_reward(tmp_path):
+    # The maximum of E[r] - beta KL(pi, ref) is pi proportional to ref exp(r / beta).
+    reward = {letter: 0.1 * number for number, letter in enumerate(LETTERS)}
+    model, beta = letter_model(), 0.3
+    reference = letter_probabilities(model)
+    per_token = torch.tensor([reward.get(w, 0.0) for w in ["<pad>", "<eos>", *LETTERS]]).double()
+    optimum = reference * (per_token / beta).exp()
+    optimum /= optimum.sum()
+    settings = BANDIT | {"rollout_batch_size": 256, "num_generations": 256, "per_device_train_batch_size": 256}
+    settings |= {"num_iterations": 80, "kl_coef": beta, "learning_rate": 2e-2, "lr_scheduler_type": "linear"}
+    settings |= {"whiten_advantages": False, "lam": 1.0}
+    make_trainer(tmp_path, model, prm=ScriptedPRM(lambda text: reward.get(text, 0.0)), **settings).train()
+    assert 0.5 * (letter_probabilities(model) - optimum).abs().sum().item() <= 0.02
+    assert 0.5 * (reference - optimum).abs().sum().item() > 0.2  # the test would see a policy that did not move
+
+
+def test_at_step_0_the_kl_to_the_reference_is_exactly_0(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    assert logged(trainer, "objective/kl")[0] == 0.0
+    assert logged(trainer, "objective/kl")[1] != 0.0
+
+
+def test_in_the_first_mini_batch_the_ratio_is_1(tmp_path):
+    trainer = make_trainer(tmp_path, num_ppo_epochs=2, num_iterations=1, per_device_train_batch_size=3)
+    trainer.train()
+    ratio, clipped, kl = (logged(trainer, f"policy/{name}") for name in ("ratio", "clipfrac_avg", "approxkl_avg"))
+    assert len(ratio) == 4  # 2 epochs of 2 mini-batches
+    assert ratio[0] == pytest.approx(1.0, abs=1e-6)
+    assert (clipped[0], kl[0]) == (0.0, pytest.approx(0.0, abs=1e-12))
+    assert all(abs(r - 1.0) > 1e-4 for r in ratio[1:])
+
+
+def test_engine_and_trainer_agree_on_log_probs(tmp_path):
+    trainer = make_trainer(tmp_path, temperature=0.7)
+    trainer.train()
+    assert max(logged(trainer, "rollout/logprob_difference_max")) <= 1e-5
+
+
+def step_gradient(folder, model, micro_batch, mini_batch=0):
+    """The gradient of one optimizer step, through the trainer's own methods."""
+    trainer = make_trainer(folder, copy.deepcopy(model), per_device_train_batch_size=micro_batch, entropy_coef=0.01)
+    for _ in range(mini_batch + 1):
+        parts, count = trainer.get_batch_samples(
+            iter(()), trainer.args.gradient_accumulation_steps, torch.device("cpu")
+        )
+        trainer.state.global_step += 1
+    torch.nn.init.normal_(value_head(trainer.model.value).weight, generator=torch.Generator().manual_seed(0))
+    for part in parts:
+        trainer.training_step(trainer.model, part, count)
+    return torch.cat([p.grad.flatten().double() for p in trainer.model.parameters()])
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Trainer.training_step outside of train(): it asks the optimizer whether it has a train mode."""
+    from transformers import Trainer
+
+    monkeypatch.setattr(Trainer, "optimizer", None, raising=False)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_the_gradient_does_not_depend_on_the_micro_batches(tmp_path, dtype, tolerance, micro_batch):
+    # GPT-2, because Llama's norm computes in fp32 whatever the weights are.
+    model = letter_model() if dtype == torch.float32 else letter_gpt2().double()
+    whole, split = step_gradient(tmp_path, model, 8), step_gradient(tmp_path, model, micro_batch)
+    assert whole.norm() > 1e-3
+    assert (whole - split).norm() / whole.norm() <= tolerance
+
+
+def test_over_50_steps_the_split_leaves_no_one_sided_difference(tmp_path):
+    runs = []
+    for micro_batch in (4, 1):
+        sizes = {"rollout_batch_size": 8, "num_iterations": 25, "per_device_train_batch_size": micro_batch}
+        trainer = make_trainer(tmp_path, learning_rate=1e-3, max_completion_length=3, **sizes)
+        trainer.train()
+        runs.append(torch.tensor(logged(trainer, "loss"), dtype=torch.float64))
+    assert len(runs[0]) == 50
+    assert (runs[0] - runs[1]).mean().abs() <= 1e-7
+
+
+def test_reference_and_reward_models_are_not_changed_by_training(tmp_path):
+    scorer = letter_model(3).requires_grad_(False)
+    with_network = ScriptedPRM(lambda text: float(scorer(torch.tensor([[len(text) % 8]])).logits[0, -1].softmax(-1)[4]))
+    trainer = make_trainer(tmp_path, prm=with_network)
+    frozen = (trainer.ref_model, scorer)
+    before = [{name: t.clone() for name, t in module.state_dict().items()} for module in frozen]
+    policy = weights(trainer.model.policy)
+    trainer.train()
+    assert not torch.equal(policy, weights(trainer.model.policy))
+    for module, saved in zip(frozen, before, strict=True):
+        assert all(torch.equal(t, saved[name]) for name, t in module.state_dict().items())
+        assert not module.training
+    assert all(not p.requires_grad and p.grad is None for p in trainer.ref_model.parameters())
+
+
+def test_without_a_kl_penalty_there_is_no_reference_and_no_pass_through_it(tmp_path):
+    trainer = make_trainer(tmp_path, kl_coef=0.0)
+    assert trainer.ref_model is None
+    trainer.train()
+    assert not logged(trainer, "objective/kl")
+
+
+def test_equal_rewards_move_nothing_and_give_no_nan(tmp_path):
+    settings = {"prm": ScriptedPRM(lambda text: 0.5), "missing_eos_penalty": None, "kl_coef": 0.0, "lam": 1.0}
+    model = letter_model()
+    before = weights(model)
+    trainer = make_trainer(tmp_path, model, num_iterations=1, num_mini_batches=1, **settings)
+    trainer.train()
+    assert torch.equal(weights(model), before)
+    assert logged(trainer, "loss/policy") == [0.0]
+    assert weights(trainer.model).isfinite().all()
+
+
+def test_learning_from_letters_raises_the_reward_and_shuffled_rewards_do_not(tmp_path):
+    gains, sizes = {}, {"rollout_batch_size": 64, "num_generations": 8, "per_device_train_batch_size": 32}
+    for shuffled in (False, True):
+        settings = {"num_iterations": 15, "shuffle_rewards": shuffled, "missing_eos_penalty": None, "kl_coef": 0.0}
+        trainer = make_trainer(tmp_path, **settings, **sizes)
+        trainer.train()
+        scores = logged(trainer, "objective/prm")
+        gains[shuffled] = sum(scores[-3:]) / 3 - scores[0]
+    assert gains[False] > 0.4
+    assert gains[True] < 0.15
+
+
+def test_two_critics_learn_at_their_own_rate(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=0.0, value_learning_rate=1e-2)
+    policy, value = weights(trainer.model.policy), weights(trainer.model.value)
+    trainer.train()
+    assert torch.equal(policy, weights(trainer.model.policy))
+    assert not torch.equal(value, weights(trainer.model.value))
+
+
+def test_in_the_warm_up_of_the_critic_the_policy_stands_still(tmp_path):
+    trainer = make_trainer(tmp_path, value_warmup_iterations=1, num_iterations=1)
+    policy, value = weights(trainer.model.policy), weights(trainer.model.value)
+    trainer.train()
+    assert torch.equal(policy, weights(trainer.model.policy))
+    assert not torch.equal(value, weights(trainer.model.value))
+
+
+def test_share_of_c_is_what_the_tests_think_it_is():
+    assert share_of_c("c a c") == pytest.approx(1 / 3)
+    assert letter_tokenizer()("a c")["input_ids"] == [2, 4]
