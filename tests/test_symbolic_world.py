@@ -21,6 +21,10 @@ from rleif.teachers.symbolic.restore import program_of
 from rleif.teachers.symbolic.sample import MAX_STEPS
 
 PACKAGE = Path(grammar.__file__).parent
+# "she" is Greta: a pronoun never means the one whose amount is being told
+INES_AND_ANOTHER = (
+    "Greta bakes 3 tarts. Ines bakes 5 tarts. Ines bakes 2 more tarts than she does. Find how many tarts Ines bakes."
+)
 
 
 def imports_of(path: Path) -> set[str]:
@@ -78,6 +82,7 @@ def test_the_reader_answers_each_kind_of_sentence(sentences: str, answer: int) -
         ("Greta bakes 3 tarts. Ines bakes 3 tarts. How many tarts does she bake?", "solved"),
         ("Greta bakes 3 tarts. Greta bakes exactly 3 tarts. How many tarts does Greta bake?", "solved"),
         ("Greta bakes 3 tarts. How many tarts does he bake?", "underdetermined"),
+        (INES_AND_ANOTHER, "solved"),
         ("Greta bakes 3 apples. How many apples does Greta pick?", "unreadable"),
         ("How many tarts does Greta bake? Greta bakes 3 tarts.", "unreadable"),
         ("A robe takes 2 bolts of blue fiber. How many bolts does it take?", "unreadable"),
