@@ -1,6 +1,9 @@
 """A world of letters for the tests of PPO: the smallest tokenizer, policy and reward models the trainer accepts."""
 
+import json
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,3 +120,22 @@ def weights(module: torch.nn.Module) -> torch.Tensor:
 
 def logged(trainer: RLEIFTrainer, name: str) -> list[float]:
     return [row[name] for row in trainer.state.log_history if name in row]
+
+
+def three_iterations(folder: Any) -> RLEIFTrainer:
+    """A run that one process and several must agree on; one reward is NaN, so a process has less to sum."""
+    prm = ScriptedPRM(lambda text: float("nan") if text.startswith("a b") else share_of_c(text))
+    settings = {"num_iterations": 3, "num_ppo_epochs": 2, "learning_rate": 1e-3, "eval_dataset": prompts(3)}
+    trainer = make_trainer(folder, prm=prm, per_device_train_batch_size=3, max_nonfinite=9, **settings)
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model()
+    return trainer
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    finished = three_iterations(sys.argv[1])
+    if finished.is_world_process_zero():
+        Path(sys.argv[1], "log.json").write_text(json.dumps(finished.state.log_history))
+    torch.distributed.destroy_process_group()

@@ -46,20 +46,21 @@ def letter_probabilities(model):
         return model(torch.tensor([[2]])).logits[0, -1].double().softmax(-1)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_the_policy_finds_the_one_rewarded_token_and_shuns_it_with_the_reward_reversed(tmp_path, seed):
-    best = 2 + LETTERS.index("c")
+def chance_of_c_after_training(folder, seed, reward):
+    model = letter_model(seed)
     settings = {**BANDIT, "seed": seed, "num_iterations": 25, "kl_coef": 0.0, "learning_rate": 4e-2}
-    found = {}
-    for sign, reward in (
-        ("right", lambda text: 0.9 if text == "c" else 0.1),
-        ("reversed", lambda text: float(text != "c")),
-    ):
-        model = letter_model(seed)
-        make_trainer(tmp_path, model, prm=ScriptedPRM(reward), **settings).train()
-        found[sign] = letter_probabilities(model)[best].item()
-    assert found["right"] > 0.99
-    assert found["reversed"] < 0.01
+    make_trainer(folder, model, prm=ScriptedPRM(reward), **settings).train()
+    return letter_probabilities(model)[2 + LETTERS.index("c")].item()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_policy_finds_the_one_rewarded_token(tmp_path, seed):
+    assert chance_of_c_after_training(tmp_path, seed, lambda text: 0.9 if text == "c" else 0.1) > 0.99
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_the_reward_reversed_the_policy_shuns_it(tmp_path, seed):
+    assert chance_of_c_after_training(tmp_path, seed, lambda text: 0.1 if text == "c" else 0.9) < 0.01
 
 
 def test_with_a_kl_penalty_the_policy_becomes_the_reference_tilted_by_the_reward(tmp_path):

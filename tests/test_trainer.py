@@ -134,7 +134,7 @@ def test_a_folder_that_is_no_checkpoint_cannot_be_resumed_from(tmp_path):
 def test_training_cannot_start_inside_an_iteration(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.state.global_step = 3
-    with pytest.raises(ValueError, match="step 3 lies inside iteration 1; .* multiple of 2 steps"):
+    with pytest.raises(ValueError, match=r"step 3 lies inside iteration 1; .* multiple of 2 steps"):
         trainer.get_batch_samples(iter(()), 2, torch.device("cpu"))
 
 
@@ -307,6 +307,7 @@ def test_evaluating_without_a_dataset_is_refused(tmp_path):
 # Adapters
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
 def test_with_an_adapter_the_reference_is_the_policy_without_it(tmp_path):
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     model = letter_model()
