@@ -87,19 +87,23 @@ def test_grading_works_under_asyncio_on_the_loop_and_off_it():
 
 
 SCRIPT = r"""
-import json, os, sys, threading
+import json, os, signal
 from rleif.grading import grade
 from rleif.grading.pool import shared_pool
 
 first = grade(r"\sqrt{4}", "2")            # no main guard here, and a worker alive before the fork
 pids = [worker._process.pid for worker in shared_pool()._all]
 read, write = os.pipe()
+signal.alarm(300)                          # a deadlock ends the test
+shared_pool()._lock.acquire()              # as another thread may hold it at this moment
 child = os.fork()
 if child == 0:
+    signal.alarm(300)
     in_child = [grade(r"\sqrt{9}", "3"), grade(r"\binom{10^9}{5\cdot10^8}", "7", timeout_s=0.3)]
     own = [worker._process.pid for worker in shared_pool()._all]
     os.write(write, json.dumps([in_child, own]).encode())
     os._exit(0)
+shared_pool()._lock.release()
 in_child, child_pids = json.loads(os.read(read, 10000))
 os.waitpid(child, 0)
 after = grade(r"\sqrt{16}", "4")           # the child left the parent's worker alone
@@ -180,6 +184,8 @@ def test_the_wall_limit_ends_a_worker_that_uses_no_cpu(pool: WorkerPool):
     (worker,) = pool._all
     os.kill(worker._process.pid, signal.SIGSTOP)
     assert pool.compare("2", r"\sqrt{4}", 0.05).outcome == "timeout"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(worker._process.pid, os.WNOHANG)
     assert pool.compare("2", r"\sqrt{4}", 5.0).outcome == "equal"
 
 
