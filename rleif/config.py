@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from rleif.rewards import AGGREGATIONS
+from rleif.rewards import AGGREGATIONS, PLACEMENTS
 
 
 def setting(default: Any, help: str) -> Any:
@@ -70,6 +70,11 @@ class RLEIFConfig(TrainingArguments):
 
     # Reward
     aggregation: str = setting("min", "Steps to one score: min (WizardMath v3, eq. 3), product, mean or last.")
+    placement: str = setting(
+        "outcome",
+        "Where the score goes: outcome (all on the last token, WizardMath v3, eq. 3) or step (each step's share of it "
+        "on the token that ends the step; same best policy, nearer credit).",
+    )
     missing_eos_penalty: float | None = setting(
         1.0, "Taken off the score of a completion cut at the length limit. Ours: 1, the whole range of the reward, so "
         "that never finishing cannot pay; TRL: none."
@@ -216,6 +221,8 @@ class RLEIFConfig(TrainingArguments):
             raise ValueError(f"kl_coef is {self.kl_coef}; a negative one would reward leaving the reference")
         if self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is {self.aggregation!r}; allowed: {', '.join(AGGREGATIONS)}")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement is {self.placement!r}; allowed: {', '.join(PLACEMENTS)}")
         self._check_length_of_run()
 
     def _check_length_of_run(self) -> None:

@@ -22,7 +22,7 @@ from rleif.policy_value import PolicyAndValue, response_logprobs
 from rleif.ppo_batch import Experience, Rollouts, cut_rows, pack_rollouts, prompt_indices, sampling_keys
 from rleif.prompt_set import PromptSet
 from rleif.records import Generate, Sampling, stable_hash
-from rleif.rewards import Combine, NonFiniteError, RewardParts, token_rewards
+from rleif.rewards import Combine, NonFiniteError, RewardParts, place_steps, place_terminal, token_rewards
 from rleif.scoring import Sample, Scorer
 
 logger = logging.getLogger(__name__)
@@ -89,10 +89,11 @@ class ExperienceMaker:
         scores, forward = self._gather(scores), {name: self._gather(t) for name, t in forward.items()}
         times.mark("time/logprobs")
         self._count_nonfinite(scores, iteration)
+        judged = parts  # the metrics tell of the samples as they were judged, shuffled or not
         if self.config.shuffle_rewards:
-            scores = _shuffled(scores, stable_hash(self.config.seed, "shuffle", iteration))
-        experience, metrics = self._finish(rollouts, forward, scores)
-        metrics |= _sample_metrics(rollouts, parts, scores) | times.seconds
+            scores, parts = _shuffled(scores, parts, stable_hash(self.config.seed, "shuffle", iteration))
+        experience, metrics = self._finish(rollouts, forward, self._place(rollouts, scores, parts), scores)
+        metrics |= _sample_metrics(rollouts, judged, scores) | times.seconds
         return Iteration(experience=experience, metrics=metrics, rows=self._rows(samples, parts, scores, step))
 
     def _my_prompts(self, iteration: int) -> list[int]:
@@ -133,14 +134,14 @@ class ExperienceMaker:
         names = ["logprobs", "entropy", "values"] + (["ref_logprobs"] if self.config.kl_coef else [])
         results = {name: torch.zeros_like(rollouts.engine_logprobs) for name in names}
         lengths = rollouts.prompt_lengths + rollouts.response_lengths
-        settings = {"temperature": self.config.temperature}
+        temperature = self.config.temperature
         with torch.no_grad():
             for index in lengths.argsort(descending=True).split(self.config.local_rollout_forward_batch_size):
                 batch = cut_rows(rollouts, index, ("is_response",))
-                found = dict(self.model(**batch, **settings))
+                found = dict(self.model(**batch, temperature=temperature))
                 if self.config.kl_coef:
                     with self._reference() as reference, self.accelerator.autocast():
-                        found["ref_logprobs"], _ = response_logprobs(reference, **batch, **settings)
+                        found["ref_logprobs"], _ = response_logprobs(reference, **batch, temperature=temperature)
                 for name in names:
                     results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results
@@ -153,14 +154,22 @@ class ExperienceMaker:
             with self.model.policy.disable_adapter():  # type: ignore[operator]
                 yield self.model.policy
 
+    def _place(self, rollouts: Rollouts, scores: Tensor, parts: RewardParts) -> Tensor:
+        """The scores on the response tokens; those that are not finite, which take no part, as 0."""
+        lengths, width = rollouts.response_lengths, rollouts.engine_logprobs.shape[1]
+        if self.config.placement == "outcome":
+            return place_terminal(scores.nan_to_num(), lengths, width)
+        placed = place_steps(scores, parts.irm, parts.step_shares, parts.step_ends, lengths, width)
+        return torch.where(scores.isfinite()[:, None], placed, 0.0)
+
     def _finish(
-        self, rollouts: Rollouts, forward: dict[str, Tensor], scores: Tensor
+        self, rollouts: Rollouts, forward: dict[str, Tensor], placed: Tensor, scores: Tensor
     ) -> tuple[Experience, dict[str, float]]:
         """Token rewards, advantages and returns; samples without a finite score take no part."""
         config, is_finite = self.config, scores.isfinite()
         is_response = rollouts.is_response & is_finite[:, None]
         logprobs, values, ref = forward["logprobs"], forward["values"], forward.get("ref_logprobs")
-        rewards = token_rewards(scores.nan_to_num(), logprobs, ref, is_response, config.kl_coef)
+        rewards = token_rewards(placed, logprobs, ref, is_response, config.kl_coef)
         if config.whiten_rewards:
             rewards = losses.whiten(rewards, is_response, shift_mean=False)
         advantages, returns = losses.gae(rewards, values, is_response, config.gamma, config.lam)
@@ -276,13 +285,13 @@ def _number(value: Tensor) -> float | None:
     return float(value) if value.isfinite() else None
 
 
-def _shuffled(scores: Tensor, seed: int) -> Tensor:
-    """The finite scores in another order; the others stay with their samples."""
+def _shuffled(scores: Tensor, parts: RewardParts, seed: int) -> tuple[Tensor, RewardParts]:
+    """The finite scores, with all that goes with them, in another order; the others stay with their samples."""
     places = scores.isfinite().nonzero().flatten()
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).to(scores.device)
-    shuffled = scores.clone()
-    shuffled[places] = scores[places[order]]
-    return shuffled
+    source = torch.arange(len(scores), device=scores.device)
+    source[places] = places[order]
+    return scores[source], dataclasses.replace(parts, irm=parts.irm[source], step_shares=parts.step_shares[source])
 
 
 class _StopWatch:

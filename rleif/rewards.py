@@ -1,5 +1,6 @@
 """IRM x PRM: from texts to one score a sample, and from there onto tokens."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,8 @@ from rleif.losses import kl_k1
 
 Aggregation = Literal["min", "product", "mean", "last"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("min", "product", "mean", "last")
+Placement = Literal["outcome", "step"]
+PLACEMENTS: tuple[Placement, ...] = ("outcome", "step")
 
 
 class NonFiniteError(ArithmeticError):
@@ -43,6 +46,8 @@ class RewardParts:
     ...     prm=torch.tensor([0.5]),
     ...     is_correct=torch.tensor([1.0]),
     ...     is_finished=torch.tensor([True]),
+    ...     step_ends=torch.tensor([[14, 27]]),
+    ...     step_shares=torch.tensor([[-0.1, -0.4]]),
     ... )
     """
 
@@ -50,6 +55,8 @@ class RewardParts:
     prm: Float[Tensor, " samples"]  # r_a in [0, 1]; 1 without a process reward model; NaN = could not be scored
     is_correct: Float[Tensor, " samples"]  # 1 or 0 by the grader; NaN where no answer is known
     is_finished: Bool[Tensor, " samples"]  # True where the completion ended with EOS
+    step_ends: Int[Tensor, "samples steps"]  # 1 + index of the response token that ends the step; 0 = no step
+    step_shares: Float[Tensor, "samples steps"]  # `prefix_shares` of the steps, 0 where there is none
 
 
 Combine = Callable[[RewardParts], Tensor]
@@ -76,6 +83,19 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
     if how == "product":
         return math.prod(scores)
     return sum(scores) / len(scores) if how == "mean" else scores[-1]
+
+
+def prefix_shares(scores: Sequence[float], how: Aggregation) -> list[float]:
+    """What each step does to the aggregate: A(p_1 .. p_k) - A(p_1 .. p_(k-1)), with A() = 1.
+
+    They add up to A(p_1 .. p_n) - 1. Under "min" and "product" a share is never positive, so further steps cannot
+    earn anything.
+
+    >>> prefix_shares([0.75, 0.5, 0.75], "min")
+    [-0.25, -0.25, 0.0]
+    """
+    prefixes = [1.0] + [aggregate(scores[:count], how) for count in range(1, len(scores) + 1)]
+    return [after - before for before, after in itertools.pairwise(prefixes)]
 
 
 def require_unit_interval(score: float, what: str) -> float:
@@ -122,22 +142,30 @@ class InstructionScores:
         return 1.0 if self.irm is None else self._by_text[instruction]
 
 
-def process_scores(
-    prm: StepScorer | None, instructions: Sequence[str], solutions: Sequence[str], how: Aggregation
-) -> list[float]:
-    """r_a of each solution: the aggregate of its step scores. Without a model every score is 1."""
-    if prm is None:
-        return [1.0] * len(solutions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSteps:
+    """What the process reward model says of one solution.
+
+    >>> JudgedSteps(scores=(0.9, 0.5), ends=(30, 52))
+    """
+
+    scores: tuple[float, ...]  # in [0, 1] or NaN, one per step
+    ends: tuple[int, ...] | None  # character in the solution behind each step; None if the model does not say
+
+
+def judge_steps(prm: StepScorer, instructions: Sequence[str], solutions: Sequence[str]) -> list[JudgedSteps]:
+    """The step scores of each solution, checked. Raises ValueError for a wrong count or a score outside [0, 1]."""
     scored = prm.score_steps(list(instructions), list(solutions))
     if len(scored) != len(solutions):
         raise ValueError(f"the process reward model returned {len(scored)} results for {len(solutions)} solutions")
-    totals = []
+    judged = []
     for number, item in enumerate(scored):
-        steps = [float(score) for score in getattr(item, "scores", item)]
-        for step, score in enumerate(steps):
+        scores = tuple(float(score) for score in getattr(item, "scores", item))
+        for step, score in enumerate(scores):
             require_unit_interval(score, f"the process reward model's score of sample {number}, step {step}")
-        totals.append(aggregate(steps, how))
-    return totals
+        spans = getattr(item, "steps", None)
+        judged.append(JudgedSteps(scores=scores, ends=None if spans is None else tuple(span.end for span in spans)))
+    return judged
 
 
 def place_terminal(
@@ -152,18 +180,44 @@ def place_terminal(
     return torch.where(is_last, scores[:, None], 0.0)
 
 
-def token_rewards(
+def place_steps(
     scores: Float[Tensor, " rollouts"],
+    irm: Float[Tensor, " rollouts"],
+    step_shares: Float[Tensor, "rollouts steps"],
+    step_ends: Int[Tensor, "rollouts steps"],
+    lengths: Int[Tensor, " rollouts"],
+    width: int,
+) -> Float[Tensor, "rollouts {width}"]:
+    """r_q times each step's share on the token that ends it, and what is left of the score on the last token.
+
+    A row adds up to score - r_q: the terminal score but for a constant of the prompt, so the best policy is the same;
+    what differs is that the token whose step lowers the minimum is the one that pays. With the product of both
+    models and a finished completion nothing is left for the last token.
+
+    *Source:* the potential-based shaping of Ng, Harada and Russell 1999, section 3, with the potential
+    r_q A(steps so far); placing PRM scores at step ends follows Math-Shepherd (arXiv 2312.08935), section 3.4.
+    *Differs:* shares instead of the raw scores, whose sum would pay for more steps.
+    """
+    parts = irm[:, None] * step_shares
+    last = (lengths - 1).clamp(min=0)
+    positions = torch.where(step_ends > 0, step_ends - 1, last[:, None])
+    placed = torch.zeros((len(scores), width), dtype=scores.dtype, device=scores.device)
+    placed = placed.scatter_add(1, positions, parts.to(scores.dtype))
+    return placed + place_terminal(scores - irm - parts.sum(dim=1), lengths, width)
+
+
+def token_rewards(
+    scores: Float[Tensor, "rollouts tokens"],
     logprobs: Float[Tensor, "rollouts tokens"],
     ref_logprobs: Float[Tensor, "rollouts tokens"] | None,
     is_response: Bool[Tensor, "rollouts tokens"],
     kl_coef: float,
 ) -> Float[Tensor, "rollouts tokens"]:
-    """r_t = score at the last token - kl_coef (log pi - log pi_ref) at every response token.
+    """r_t = the score placed at token t - kl_coef (log pi - log pi_ref) at every response token.
 
     *Source:* Ziegler et al. 2019, Fine-Tuning Language Models from Human Preferences, eq. 2 (KL within the reward).
     """
-    rewards = place_terminal(scores, is_response.sum(dim=1), is_response.shape[1])
+    rewards = scores
     if ref_logprobs is not None:
         rewards = rewards - kl_coef * kl_k1(logprobs, ref_logprobs)
     return torch.where(is_response, rewards, 0.0)

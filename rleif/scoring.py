@@ -9,7 +9,18 @@ import torch
 
 from rleif.prompting import COMPLETION_PREFIX
 from rleif.records import Completion
-from rleif.rewards import Aggregation, InstructionScores, RewardParts, StepScorer, process_scores
+from rleif.rewards import (
+    Aggregation,
+    InstructionScores,
+    JudgedSteps,
+    Placement,
+    RewardParts,
+    StepScorer,
+    aggregate,
+    judge_steps,
+    prefix_shares,
+)
+from rleif.rollout.step_tokens import token_ends
 
 Grader = Callable[[Sequence[str], Sequence[str]], Sequence[Any]]
 """(solutions, gold answers) to grades; a grade counts as right if it equals "correct" or True."""
@@ -34,27 +45,68 @@ class Sample:
 
 
 class Scorer:
-    """Both reward models and the grader behind one call."""
+    """Both reward models and the grader behind one call.
+
+    decode: token ids to text, as the engine made `Completion.text`; needed for placement "step" alone.
+    """
 
     def __init__(
-        self, irm: InstructionScores, prm: StepScorer | None, aggregation: Aggregation, grade: Grader | None = None
+        self,
+        irm: InstructionScores,
+        prm: StepScorer | None,
+        aggregation: Aggregation,
+        grade: Grader | None = None,
+        placement: Placement = "outcome",
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
+        if placement == "step" and (prm is None or decode is None):
+            raise ValueError('placement "step" needs a process reward model: without one there are no steps to reward')
         self.irm = irm
         self.prm = prm
         self.aggregation: Aggregation = aggregation
         self.grade = grade
+        self.placement: Placement = placement
+        self.decode = decode
 
     def __call__(self, samples: Sequence[Sample]) -> RewardParts:
         """One row per sample, on the CPU."""
         self.irm.ensure(sample.instruction for sample in samples)
-        solutions = [sample.solution for sample in samples]
-        prm = process_scores(self.prm, [sample.instruction for sample in samples], solutions, self.aggregation)
+        judged, prm = None, [1.0] * len(samples)
+        if self.prm is not None:
+            judged = judge_steps(self.prm, [s.instruction for s in samples], [s.solution for s in samples])
+            prm = [aggregate(steps.scores, self.aggregation) for steps in judged]
+        ends, shares = self._shares(samples, judged)
         return RewardParts(
             irm=torch.tensor([self.irm[sample.instruction] for sample in samples]),
             prm=torch.tensor(prm),
+            step_ends=ends,
+            step_shares=shares,
             is_correct=torch.tensor(self._correctness(samples)),
             is_finished=torch.tensor([sample.completion.finish_reason == "stop" for sample in samples]),
         )
+
+    def _shares(
+        self, samples: Sequence[Sample], judged: Sequence[JudgedSteps] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`step_ends` and `step_shares` of `RewardParts`; without columns where rewards stand at the end alone."""
+        if self.placement == "outcome" or judged is None:
+            return torch.zeros((len(samples), 0), dtype=torch.long), torch.zeros((len(samples), 0))
+        assert self.decode is not None
+        width = max((len(steps.scores) for steps in judged), default=0)
+        ends = torch.zeros((len(samples), width), dtype=torch.long)
+        shares = torch.zeros((len(samples), width))
+        for row, (sample, steps) in enumerate(zip(samples, judged, strict=True)):
+            if steps.ends is None:
+                raise ValueError(
+                    'placement "step" needs a process reward model whose results have `.steps` with `.end`'
+                )
+            offset = len(sample.completion.text) - len(sample.solution)
+            places = [offset + end for end in steps.ends]
+            tokens = token_ends(sample.completion.completion_ids, places, self.decode)
+            count = len(steps.scores)
+            ends[row, :count] = torch.tensor(tokens, dtype=torch.long) + 1
+            shares[row, :count] = torch.tensor(prefix_shares(steps.scores, self.aggregation))
+        return ends, shares
 
     def _correctness(self, samples: Sequence[Sample]) -> list[float]:
         known = [i for i, sample in enumerate(samples) if sample.answer is not None]

@@ -14,6 +14,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class RLEIFTrainer(Trainer):
         super().__init__(
             model=PolicyAndValue(models.policy, models.value),
             args=args,
-            data_collator=list,
+            data_collator=lambda ticks: {},  # never called: get_batch_samples leaves the clock alone
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=models.tokenizer,
@@ -119,9 +120,19 @@ class RLEIFTrainer(Trainer):
         )
         models.policy.config.use_cache = use_cache  # Trainer turns it off, and it would be saved that way
         self.ref_model = None if models.reference is None else models.reference.to(self.args.device)
-        self.scorer = Scorer(InstructionScores(load_irm(irm)), load_prm(prm), args.aggregation, grade)  # type: ignore[arg-type]
+        self.scorer = Scorer(
+            InstructionScores(load_irm(irm)),
+            load_prm(prm),
+            args.aggregation,  # type: ignore[arg-type]
+            grade,
+            args.placement,  # type: ignore[arg-type]
+            partial(models.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False),  # type: ignore[arg-type]
+        )
         self.engine: Generate = engine or TransformersEngine(
-            self.model.policy, models.tokenizer, args.rollout_max_batch_size, self.accelerator.autocast
+            self.model.policy,
+            models.tokenizer,
+            args.rollout_max_batch_size,
+            self.accelerator.autocast,  # pyright: ignore[reportArgumentType]
         )
         self.maker = ExperienceMaker(
             model=self.model,
@@ -133,7 +144,7 @@ class RLEIFTrainer(Trainer):
             config=self.args,
             accelerator=self.accelerator,
         )
-        self.table = CompletionsTable(self.args.output_dir, list(self.args.report_to or []))
+        self.table = CompletionsTable(str(self.args.output_dir), list(self.args.report_to or []))
         self.add_callback(_IterationBoundary(self))
         self._experience: Experience | None = None
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
@@ -262,13 +273,18 @@ class RLEIFTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
-        save_policy_and_value(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        save_policy_and_value(self._unwrapped(), folder, state_dict)
         self.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
         # In place of Trainer's pickled training_args.bin.
         (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_policy_and_value(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+        load_policy_and_value(self._unwrapped(model), resume_from_checkpoint)
+
+    def _unwrapped(self, model: nn.Module | None = None) -> PolicyAndValue:
+        unwrapped = self.accelerator.unwrap_model(self.model if model is None else model)
+        assert isinstance(unwrapped, PolicyAndValue)
+        return unwrapped
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))

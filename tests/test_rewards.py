@@ -11,6 +11,7 @@ with install_import_hook("rleif.rewards", "beartype.beartype"):
     from rleif import rewards
 
 from rleif.records import Completion
+from rleif.rollout.step_tokens import token_ends
 from rleif.scoring import Sample, Scorer
 
 EOS = 2
@@ -56,7 +57,7 @@ def test_a_score_that_is_no_probability_is_refused(score):
     with pytest.raises(ValueError, match=r"outside \[0, 1\].*sigmoid"):
         rewards.InstructionScores(CountingIRM(score)).ensure(["1 + 1?"])
     with pytest.raises(ValueError, match=r"sample 1, step 1 is .* outside \[0, 1\]"):
-        rewards.process_scores(StepsPRM((0.5,), (0.5, score)), ["q", "q"], ["a", "b"], "min")
+        rewards.judge_steps(StepsPRM((0.5,), (0.5, score)), ["q", "q"], ["a", "b"])
 
 
 def test_each_distinct_instruction_is_scored_once():
@@ -97,14 +98,19 @@ def test_the_score_is_the_product_of_both_factors():
 def test_a_better_answer_always_earns_more_whatever_the_instruction():
     generator = torch.Generator().manual_seed(0)
     irm, first, second = torch.rand(3, 1_000_000, generator=generator).clamp(min=1e-3).double()
-    flags = {"is_correct": torch.full_like(irm, math.nan), "is_finished": torch.ones(len(irm), dtype=torch.bool)}
+    flags = {
+        "is_correct": torch.full_like(irm, math.nan),
+        "is_finished": torch.ones(len(irm), dtype=torch.bool),
+        "step_ends": torch.zeros(len(irm), 0, dtype=torch.long),
+        "step_shares": torch.zeros(len(irm), 0),
+    }
     one, two = (rewards.irm_times_prm(rewards.RewardParts(irm=irm, prm=prm, **flags)) for prm in (first, second))
     assert ((first > second) == (one > two)).all()
 
 
 def test_too_few_results_of_a_reward_model_are_refused():
     with pytest.raises(ValueError, match="1 results for 2 solutions"):
-        rewards.process_scores(StepsPRM((0.5,)), ["q", "q"], ["a", "b"], "min")
+        rewards.judge_steps(StepsPRM((0.5,)), ["q", "q"], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,8 @@ def test_the_score_lands_on_the_last_response_token(tokens, place):
     width = 5
     is_response = torch.arange(width) < torch.tensor([[len(tokens)]])
     zeros = torch.zeros(1, width)
-    found = rewards.token_rewards(torch.tensor([0.7]), zeros, zeros, is_response, kl_coef=0.1)
+    placed = rewards.place_terminal(torch.tensor([0.7]), torch.tensor([len(tokens)]), width)
+    found = rewards.token_rewards(placed, zeros, zeros, is_response, kl_coef=0.1)
     expected = torch.zeros(1, width)
     expected[0, place] = 0.7
     assert torch.equal(found, expected)
@@ -130,10 +137,73 @@ def test_token_rewards_worked_by_hand():
     # KL terms -0.5 * (0.2, -0.4) = (-0.1, 0.2); the score 1 is added at the second token; the third is padding.
     is_response = torch.tensor([[True, True, False]])
     logprobs, ref = torch.tensor([[-1.0, -1.0, 9.0]]), torch.tensor([[-1.2, -0.6, math.nan]])
-    found = rewards.token_rewards(torch.tensor([1.0]), logprobs, ref, is_response, kl_coef=0.5)
+    placed = torch.tensor([[0.0, 1.0, 0.0]])
+    found = rewards.token_rewards(placed, logprobs, ref, is_response, kl_coef=0.5)
     torch.testing.assert_close(found, torch.tensor([[-0.1, 1.2, 0.0]]))
-    without = rewards.token_rewards(torch.tensor([1.0]), logprobs, None, is_response, kl_coef=0.0)
+    without = rewards.token_rewards(placed, logprobs, None, is_response, kl_coef=0.0)
     assert without.tolist() == [[0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("how", "shares"),
+    [
+        # prefixes under min 1, 0.75, 0.5, 0.5; product 1, 0.75, 0.375, 0.28125; mean 1, 0.75, 0.625, 2/3; last 1, p_k
+        ("min", [-0.25, -0.25, 0.0]),
+        ("product", [-0.25, -0.375, -0.09375]),
+        ("mean", [-0.25, -0.125, 2 / 3 - 0.625]),
+        ("last", [-0.25, -0.25, 0.25]),
+    ],
+)
+def test_a_steps_share_is_what_it_does_to_the_aggregate(how, shares):
+    assert rewards.prefix_shares([0.75, 0.5, 0.75], how) == pytest.approx(shares)
+
+
+def test_step_rewards_worked_by_hand():
+    # r_q 0.8, steps 0.5 then 0.25 (min): shares -0.5, -0.25 -> -0.4 at token 1, -0.2 at token 3. The score is
+    # 0.8 * 0.25 = 0.2, so the row must add up to 0.2 - 0.8 = -0.6 and nothing is left for the last token, the EOS.
+    found = rewards.place_steps(
+        scores=torch.tensor([0.2]),
+        irm=torch.tensor([0.8]),
+        step_shares=torch.tensor([[-0.5, -0.25]]),
+        step_ends=torch.tensor([[2, 4]]),
+        lengths=torch.tensor([5]),
+        width=6,
+    )
+    torch.testing.assert_close(found, torch.tensor([[0.0, -0.4, 0.0, -0.2, 0.0, 0.0]]))
+
+
+def test_step_rewards_add_up_to_the_score_less_the_instruction_reward():
+    # A penalty of 1 for not finishing, and a row without steps (A = 0): both stand at the last token.
+    found = rewards.place_steps(
+        scores=torch.tensor([0.2 - 1.0, 0.0]),
+        irm=torch.tensor([0.8, 0.8]),
+        step_shares=torch.tensor([[-0.5, -0.25], [0.0, 0.0]]),
+        step_ends=torch.tensor([[2, 4], [0, 0]]),
+        lengths=torch.tensor([5, 3]),
+        width=5,
+    )
+    torch.testing.assert_close(found[0], torch.tensor([0.0, -0.4, 0.0, -0.2, -1.0]))
+    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, -0.8, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("copies", [1, 8, 64])
+def test_repeating_a_good_step_earns_nothing_under_min(copies):
+    assert sum(rewards.prefix_shares([0.9, 0.6] + [0.9] * copies, "min")) == pytest.approx(0.6 - 1.0)
+
+
+def test_a_step_ends_at_the_token_that_completes_its_text():
+    pieces = ["\nSt", "ep 1: 2", " + 2 = 4\nThe", " answer", " is: 4", ""]
+    decode = lambda ids: "".join(pieces[i] for i in ids)  # noqa: E731
+    text = decode(range(6))
+    ends = [text.index("\nThe"), len(text)]
+    assert token_ends(range(6), ends, decode) == [2, 4]
+    with pytest.raises(ValueError, match="none ends at"):
+        token_ends(range(6), [len(text) + 1], decode)
+
+
+def test_placement_by_step_needs_step_scores():
+    with pytest.raises(ValueError, match="needs a process reward model"):
+        Scorer(rewards.InstructionScores(None), None, "min", placement="step")
 
 
 def test_an_object_that_is_no_reward_model_is_refused():
