@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,4 +123,5 @@ class Scorer:
 def _default_grader() -> Grader:
     from rleif.grading import grade_many
 
-    return grade_many
+    # As in evaluation: a solution without an answer mark is not solved.
+    return partial(grade_many, last_number=False)
