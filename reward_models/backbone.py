@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging as transformers_logging
 
 AUTO_CLASSES = {"irm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
@@ -72,8 +73,9 @@ def load_network(path: str, kind: str, *, trained: bool, dtype: torch.dtype, **o
         )
     head = getattr(model, head_name).float() if dtype.itemsize < 4 else getattr(model, head_name)
     if is_new_head:
-        for weight in head.parameters():
-            nn.init.zeros_(weight)
+        with _gathered(list(head.parameters())) as weights:
+            for weight in weights:
+                nn.init.zeros_(weight)
     model.config.use_cache = False
     # The same name, so that the saved config names the transformers class.
     model.__class__ = type(type(model).__name__, (ReadsPositions, type(model)), {"head_name": head_name})
@@ -193,3 +195,15 @@ def _quiet_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+
+
+@contextmanager
+def _gathered(weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The weights whole: under ZeRO-3 each process holds a slice, and writing to it outside would change nothing."""
+    if not is_deepspeed_zero3_enabled():
+        yield weights
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(weights, modifier_rank=0):
+        yield weights
