@@ -141,7 +141,7 @@ class ExperienceMaker:
                 found = dict(self.model(**batch, temperature=temperature))
                 if self.config.kl_coef:
                     with self._reference() as reference, self.accelerator.autocast():
-                        found["ref_logprobs"], _ = response_logprobs(reference, **batch, temperature=temperature)
+                        found["ref_logprobs"], _ = response_logprobs(reference, *batch.values(), temperature)
                 for name in names:
                     results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results

@@ -78,7 +78,7 @@ def response_logprobs(
 
 
 def _logprob_chunk(
-    hidden: Tensor, targets: Tensor, policy: PreTrainedModel, temperature: float, entropy_gradient: bool
+    hidden: Tensor, targets: Tensor, policy: Any, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     logits = _finish_logits(at_least_fp32(policy.get_output_embeddings()(hidden)), policy.config) / temperature
     normalizer = logits.logsumexp(dim=-1)
@@ -147,13 +147,13 @@ def value_head(value: nn.Module) -> nn.Module:
     raise ValueError(f"{type(inner).__name__} has no head named score or classifier; pass a token-classification model")
 
 
-def make_value_model(policy: nn.Module) -> PreTrainedModel:
+def make_value_model(policy: Any) -> PreTrainedModel:
     """A critic with the policy's layers and a zero head, so that every first value is 0.
 
     The zero head is on purpose: a random one starts with values far from any return (verl issue 498).
     Raises ValueError if the architecture has no token classification.
     """
-    source = copy.deepcopy(policy).merge_and_unload() if hasattr(policy, "peft_config") else policy  # type: ignore[operator]
+    source = copy.deepcopy(policy).merge_and_unload() if hasattr(policy, "peft_config") else policy
     config = copy.deepcopy(source.config)
     config.num_labels = 1
     try:

@@ -4,6 +4,9 @@ import copy
 import gc
 import json
 import math
+import random
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,8 +26,11 @@ from ppo_world import (
 from transformers import AutoModelForTokenClassification, LlamaForCausalLM, TrainerCallback
 
 from rleif import RLEIFTrainer
+from rleif.prompting import WIZARDMATH_PROMPT
 from rleif.records import Completion, DataError
 from rleif.rewards import NonFiniteError
+from rleif.teachers.symbolic import sample_problem
+from rleif.tiny import TinyModel, fixed_parts, make_tiny, train_tokenizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -425,3 +431,22 @@ def test_the_given_config_is_not_changed(tmp_path):
     before = copy.deepcopy(args.to_dict())
     RLEIFTrainer(letter_model(), args=args, train_dataset=prompts(), processing_class=letter_tokenizer())
     assert args.to_dict() == before
+
+
+# The example
+
+
+def test_the_example_script_evolves_trains_and_saves(tmp_path, capsys):
+    script = Path(__file__).parent.parent / "examples" / "custom_loop.py"
+    assert len(script.read_text().splitlines()) < 60
+    problems = [sample_problem(random.Random(i), steps=1).instruction for i in range(20)]
+    sizes = TinyModel(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, intermediate_size=32)
+    tokenizer = train_tokenizer(problems, vocab_size=sizes.vocab_size, fixed=fixed_parts(WIZARDMATH_PROMPT))
+    tokenizer.save_pretrained(tmp_path / "start")
+    make_tiny(sizes, tokenizer, seed=0).save_pretrained(tmp_path / "start")
+    flags = {"model": tmp_path / "start", "output_dir": tmp_path / "out", "seeds": 10, "num_iterations": 1}
+    flags |= {"rollout_batch_size": 8, "max_completion_length": 8, "save_strategy": "no", "disable_tqdm": True}
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    runpy.run_path(str(script))["main"]([*arguments, "--use_cpu"])
+    assert "10 seeds became" in capsys.readouterr().out
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 16

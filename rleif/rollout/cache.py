@@ -27,11 +27,9 @@ class ReservedLayer(DynamicLayer):
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         if self._buffers is None or end > self._buffers[0].shape[-2]:
-            old = (self.keys, self.values) if length else (None, None)
-            self._buffers = tuple(  # type: ignore[assignment]
-                _grown(before, new, end + self.reserve)
-                for before, new in zip(old, (key_states, value_states), strict=True)
-            )
+            old_keys, old_values = (self.keys, self.values) if length else (None, None)
+            capacity = end + self.reserve
+            self._buffers = (_grown(old_keys, key_states, capacity), _grown(old_values, value_states, capacity))
         keys, values = self._buffers
         keys[..., length:end, :] = key_states
         values[..., length:end, :] = value_states
