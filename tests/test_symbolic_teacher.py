@@ -9,12 +9,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from rleif.records import Problem, stable_hash
 from rleif.teachers.base import Draft, NoEvolution, Operator
-from rleif.teachers.symbolic import DEFECTS, SymbolicTeacher, analyse, defective, read, sample_problem
+from rleif.teachers.symbolic import DEFECTS, SIZES, SymbolicTeacher, analyse, defective, edits, read, sample_problem
+from rleif.teachers.symbolic.program import Program, Quantity, evaluate
 from rleif.teachers.symbolic.sample import MAX_STEPS
 
 UP = ("add_constraints", "concretize", "increase_reasoning")
@@ -68,7 +70,26 @@ def test_operators_keep_their_laws(operator: str) -> None:
         if operator == "add_constraints":
             assert draft.answer != parent.answer, context
         assert draft.meta["program_key"] != parent.meta["program_key"], context
+        # nouns are plural throughout, so no number is 1
+        assert all(n >= 2 for q in Program.from_json(draft.meta["program"]).quantities for n in q.numbers), context
     assert evolved >= 120
+
+
+def test_a_constraint_that_leaves_the_answer_as_it_was_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(owner: str, n: int) -> Quantity:
+        return Quantity(id=n, relation="given", numbers=(n,), owner=owner, unit="tarts")
+
+    parent = Program(theme="bakery", quantities=(told("Greta", 20),), target=20)
+    both = (told("Greta", 20), told("Hugo", 40))
+    unchanged, changed = (  # 40 - 20 = 20 and 40 + 20 = 60
+        Quantity(id=1, relation="comparison", args=(40, 20), owner=None, unit="tarts"),
+        Quantity(id=1, relation="total", args=(40, 20), owner=None, unit="tarts"),
+    )
+    drawn = iter(replace(parent, quantities=(*both, q), target=1) for q in (unchanged, changed))
+    monkeypatch.setattr(edits, "extend", lambda *args, **options: next(drawn))
+    child = edits.add_constraints(parent, random.Random(0), SIZES)
+    assert child is not None
+    assert evaluate(child)[child.target] == 60
 
 
 @pytest.mark.parametrize("operator", DOWN)

@@ -112,7 +112,8 @@ def _is_ill_posed(problem: Problem) -> bool:
 def _rank_key(reading: Reading) -> tuple[bool, bool, int]:
     if reading.status != "solved":
         return False, False, 0
-    return True, reading.redundant == 0, reading.steps if reading.redundant == 0 else 0
+    clean = reading.redundant == 0
+    return True, clean, reading.steps if clean else 0
 
 
 def _precision(reading: Reading) -> float:
