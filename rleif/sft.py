@@ -66,8 +66,8 @@ class SFTConfig(trl_config.SFTConfig):
     """`trl.SFTConfig` with WizardMath's values, and bf16 where CUDA is, fp32 elsewhere."""
 
     output_dir: str | None = field(default="sft", metadata={"help": "where the checkpoint goes"})
-    # WizardMath v3, section 4.1: 3 epochs, 2e-5 for Llama-2 7B/13B (5e-6 for Mistral-7B), length 2048, batch 512;
-    # schedule and warm-up from the official repository's command. The batch per step is the user's memory to choose.
+    # WizardMath v3: 3 epochs, 2e-5 for Llama-2 7B/13B (5e-6 for Mistral-7B), length 2048, batch 512; schedule and
+    # warm-up from the official repository's command for v1's 13B model. The micro-batch is the user's to choose.
     num_train_epochs: float = field(default=3.0, metadata={"help": "passes over the data (WizardMath v3: 3)"})
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW rate (WizardMath v3: 2e-5 for Llama-2)"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule (WizardMath repository: cosine)"})
