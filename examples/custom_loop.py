@@ -32,7 +32,7 @@ class EquationChecker:
 
 
 def main(arguments):
-    parser = HfArgumentParser(RLEIFConfig)
+    parser = HfArgumentParser(RLEIFConfig)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--model", required=True, help="hub id or path of any causal LM")
     parser.add_argument("--seeds", type=int, default=1000, help="seed problems")
     config, options = parser.parse_args_into_dataclasses(arguments)

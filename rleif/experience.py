@@ -138,10 +138,11 @@ class ExperienceMaker:
         with torch.no_grad():
             for index in lengths.argsort(descending=True).split(self.config.local_rollout_forward_batch_size):
                 batch = cut_rows(rollouts, index, ("is_response",))
-                found = dict(self.model(**batch, temperature=temperature))
+                places = (batch["input_ids"], batch["prompt_lengths"], batch["is_response"])
+                found = dict(self.model(*places, temperature=temperature))
                 if self.config.kl_coef:
                     with self._reference() as reference, self.accelerator.autocast():
-                        found["ref_logprobs"], _ = response_logprobs(reference, *batch.values(), temperature)
+                        found["ref_logprobs"], _ = response_logprobs(reference, *places, temperature)
                 for name in names:
                     results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results

@@ -143,6 +143,8 @@ def test_another_architecture_with_dropout_works_and_dropout_is_off(batch):
     first, second = module(**batch), module(**batch)
     assert torch.equal(first["logprobs"], second["logprobs"])
     torch.testing.assert_close(first["logprobs"][0, :3], plain_logprobs(policy.eval(), *ROWS[0])[0], rtol=0, atol=1e-5)
+    module.activation_checkpointing_enable()  # which needs train mode
+    assert torch.equal(module.train()(**batch)["logprobs"], first["logprobs"])
     assert policy.config.resid_pdrop == 0.5
 
 
