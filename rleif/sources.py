@@ -10,6 +10,7 @@ from rleif.records import DataError, Problem, Solution, problem_from_row, read_r
 
 ANSWER_MARK = "The answer is: "
 GSM8K_COLUMNS = ("question", "answer")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _MARK = re.compile(r"<<([^<>]*)>>")
 
 
@@ -35,8 +36,11 @@ def resolve_data(path: str | Path) -> Path:
 def read_seeds(path: str | Path) -> list[tuple[Problem, Solution | None]]:
     """Seed problems of a JSONL file, own (`instruction`, optional `answer`) or GSM8K (`question`, `answer`) rows.
 
-    The first row decides the format. Raises DataError naming file, line, columns found and expected.
+    A hub id stands for GSM8K's rows on the hub: "openai/gsm8k" or, with a split, "openai/gsm8k:test". The first row
+    decides the format. Raises DataError naming file, line, columns found and expected.
     """
+    if (found := hub_split(path)) is not None:
+        return [*read_gsm8k(found[0], split=found[1])]
     path = resolve_data(path)
     first = next(read_rows(path))
     if "instruction" in first:
@@ -49,8 +53,29 @@ def read_seeds(path: str | Path) -> list[tuple[Problem, Solution | None]]:
     )
 
 
+def hub_split(path: str | Path) -> tuple[str, str] | None:
+    """Hub id and split of "owner/name" or "owner/name:split"; None for what is, or can only be, a path.
+
+    >>> hub_split("openai/gsm8k:test")
+    ('openai/gsm8k', 'test')
+    """
+    repository, _, split = str(path).partition(":")
+    if not _HUB_ID.fullmatch(repository) or repository.endswith((".jsonl", ".json", ".gz")):
+        return None
+    try:
+        resolve_data(path)
+    except DataError:
+        return repository, split or "train"
+    return None
+
+
 def read_texts(path: str | Path) -> list[str]:
-    """The problem texts of a test file (column instruction, question, problem or prompt), for decontamination."""
+    """The problem texts of a test file (column instruction, question, problem or prompt), for decontamination.
+
+    A hub id works as in `read_seeds`.
+    """
+    if (found := hub_split(path)) is not None:
+        return [problem.instruction for problem, _ in read_gsm8k(found[0], split=found[1])]
     path = resolve_data(path)
     names = ("instruction", "question", "problem", "prompt")
     texts = []
@@ -74,7 +99,7 @@ def read_gsm8k(
     try:
         path = resolve_data(path_or_hub_id)
     except DataError:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path_or_hub_id)) or str(path_or_hub_id).endswith(".jsonl"):
+        if not _HUB_ID.fullmatch(str(path_or_hub_id)) or str(path_or_hub_id).endswith(".jsonl"):
             raise
         return [*gsm8k_rows(_hub_rows(str(path_or_hub_id), name, split), source=f"{path_or_hub_id} {split}")]
     if path.is_dir() and (path / f"{split}.jsonl").is_file():

@@ -162,7 +162,7 @@ def test_a_bad_seed_file_is_named_with_its_line(tmp_path):
 
 def test_a_world_with_too_few_distinct_problems_says_so(monkeypatch):
     same = draw_problems(1, (1, 1), seed=0, name="x")[0]
-    monkeypatch.setattr("rleif.teachers.symbolic.sample_problem", lambda rng, steps: same)
+    monkeypatch.setattr("rleif.teachers.symbolic.sample_problem", lambda rng, steps, sizes: same)
     with pytest.raises(ValueError, match="found 1 distinct problems of 1 to 1 steps, 2 asked for"):
         draw_problems(2, (1, 1), seed=0, name="x", distinct=True)
 

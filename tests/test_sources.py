@@ -99,6 +99,21 @@ def test_a_hub_id_asks_for_the_main_configuration_and_shares_the_row_code(monkey
     assert asked == [("openai/gsm8k", "main", "test")]
 
 
+def test_seeds_and_test_texts_come_from_the_hub_by_id_and_split(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(repository, name, split):
+        asked.append((repository, name, split))
+        return datasets.Dataset.from_list([ROW])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read_seeds("openai/gsm8k") == [gsm8k_row(ROW)]
+    assert read_texts("openai/gsm8k:test") == [ROW["question"]]
+    assert asked == [("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")]
+
+
 def test_a_hub_data_set_with_other_columns_names_both(monkeypatch):
     import datasets
 

@@ -38,6 +38,9 @@ class EvolveArguments:
     teacher_noise: float = field(
         default=0.0, metadata={"help": "rate of ill-posed children that the symbolic teacher lets through"}
     )
+    numbers: Literal["full", "small"] = field(
+        default="full", metadata={"help": "how large the numbers of symbolic problems get; small suits a tiny model"}
+    )
     schedule: Literal["wizardmath_v1", "wizardmath_v3"] = field(
         default="wizardmath_v3", metadata={"help": "v3: 2 downward and 3 upward rounds; v1: 8 mixed turns"}
     )
@@ -68,6 +71,7 @@ class EvolveArguments:
         _one_of("teacher", self.teacher, TEACHERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("dedup", self.dedup, DEDUP)
+        _one_of("numbers", self.numbers, ("full", "small"))
         if self.seeds is None and self.num_seeds is None:
             raise ValueError("give seeds (a JSONL path) or num_seeds (how many symbolic problems to draw)")
         for name in ("num_seeds", "num_heldout", "evolutions_per_round", "concurrency", "min_steps"):
@@ -101,7 +105,9 @@ def evolve_files(arguments: EvolveArguments) -> dict[str, Any]:
 
 
 def _evolve(arguments: EvolveArguments, seeds: Sequence[Problem], check: Decontaminator) -> Pool:
-    teacher = teacher_by_name(arguments.teacher, seed=arguments.seed, noise=arguments.teacher_noise)
+    teacher = teacher_by_name(
+        arguments.teacher, seed=arguments.seed, noise=arguments.teacher_noise, numbers=arguments.numbers
+    )
     dedup = DEDUP[arguments.dedup]
     if teacher is None:
         kept, rejected = screen(seeds, dedup, check)
@@ -128,7 +134,11 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
     """Seeds and held-out problems; no problem is in both."""
     if arguments.seeds is None:
         seeds = draw_problems(
-            arguments.num_seeds or 0, (arguments.min_steps, arguments.max_steps), seed=arguments.seed, name="seed"
+            arguments.num_seeds or 0,
+            (arguments.min_steps, arguments.max_steps),
+            seed=arguments.seed,
+            name="seed",
+            numbers=arguments.numbers,
         )
     else:
         seeds = [problem for problem, _ in read_seeds(arguments.seeds)]
@@ -137,7 +147,14 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
         heldout = heldout[: arguments.num_heldout or None]
     elif arguments.seeds is None:
         steps = (arguments.heldout_min_steps, arguments.heldout_max_steps)
-        heldout = draw_problems(arguments.num_heldout, steps, seed=arguments.seed, name="heldout", distinct=True)
+        heldout = draw_problems(
+            arguments.num_heldout,
+            steps,
+            seed=arguments.seed,
+            name="heldout",
+            distinct=True,
+            numbers=arguments.numbers,
+        )
     else:
         # By hash, not by position: which problems are held out does not depend on the order of the file.
         order = sorted(seeds, key=lambda problem: stable_hash(arguments.seed, "heldout", problem.id))
@@ -147,12 +164,14 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
     return seeds[: arguments.num_seeds], heldout
 
 
-def draw_problems(count: int, steps: tuple[int, int], *, seed: int, name: str, distinct: bool = False) -> list[Problem]:
+def draw_problems(
+    count: int, steps: tuple[int, int], *, seed: int, name: str, distinct: bool = False, numbers: str = "full"
+) -> list[Problem]:
     """Symbolic problems, as many of each number of steps in the range; each has its own stream.
 
     distinct: no program twice, by `meta["program_key"]`. Raises ValueError when the world has too few.
     """
-    from rleif.teachers.symbolic import sample_problem
+    from rleif.teachers.symbolic import NUMBERS, sample_problem
 
     low, high = steps
     problems, keys, draws = [], set(), 0
@@ -160,7 +179,7 @@ def draw_problems(count: int, steps: tuple[int, int], *, seed: int, name: str, d
         if draws > 100 * count + 1000:
             raise ValueError(f"found {len(problems)} distinct problems of {low} to {high} steps, {count} asked for")
         rng = random.Random(stable_hash(seed, name, draws))
-        problem = sample_problem(rng, low + len(problems) % (high - low + 1))
+        problem = sample_problem(rng, low + len(problems) % (high - low + 1), NUMBERS[numbers])
         draws += 1
         if distinct and problem.meta["program_key"] in keys:
             continue

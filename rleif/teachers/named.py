@@ -5,16 +5,17 @@ from rleif.teachers.base import Teacher
 TEACHERS = ("symbolic", "none")
 
 
-def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0) -> Teacher | None:
+def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0, numbers: str = "full") -> Teacher | None:
     """The teacher a configuration names; None for "none".
 
     noise: rate of ill-posed children that the symbolic teacher lets through, in [0, 1].
+    numbers: how large numbers the symbolic teacher uses, "full" or "small".
     Raises ValueError for another name.
     """
     if name == "none":
         return None
     if name == "symbolic":
-        from rleif.teachers.symbolic import SymbolicTeacher
+        from rleif.teachers.symbolic import NUMBERS, SymbolicTeacher
 
-        return SymbolicTeacher(seed, noise=noise)
+        return SymbolicTeacher(seed, noise=noise, sizes=NUMBERS[numbers])
     raise ValueError(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}")

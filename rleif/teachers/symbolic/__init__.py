@@ -3,12 +3,13 @@
 from rleif.teachers.symbolic.defects import DEFECTS, defective
 from rleif.teachers.symbolic.faults import CORRUPTIONS, corrupt
 from rleif.teachers.symbolic.reader import Reading, analyse, read
-from rleif.teachers.symbolic.sample import SIZES, Sizes, sample_problem
+from rleif.teachers.symbolic.sample import NUMBERS, SIZES, Sizes, sample_problem
 from rleif.teachers.symbolic.teacher import SymbolicTeacher
 
 __all__ = [
     "CORRUPTIONS",
     "DEFECTS",
+    "NUMBERS",
     "SIZES",
     "Reading",
     "Sizes",

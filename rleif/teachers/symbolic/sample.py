@@ -39,6 +39,18 @@ class Sizes:
 
 
 SIZES = Sizes()
+SMALL_SIZES = Sizes(
+    given=(2, 15),
+    addend=(2, 9),
+    factor=(2, 4),
+    divisors=(2, 3, 4),
+    percents=(25, 50),
+    price=(2, 5),
+    groups=(2, 5),
+    most=60,
+)
+NUMBERS = {"full": SIZES, "small": SMALL_SIZES}
+"""Ranges of numbers by name. "small" suits a model of less than a million parameters."""
 _THEMES = {theme.name: theme for theme in THEMES}
 
 
