@@ -57,6 +57,11 @@ class RLEIFConfig(TrainingArguments):
         64, "Completions per forward pass without gradient, for old log-probs and the reference (TRL's name and value)."
     )
 
+    share_prompts: bool = setting(
+        True, "Compute a prompt once for all its completions in a micro-batch. The same numbers, sooner; not with "
+        "DeepSpeed, FSDP, activation checkpointing, or sliding-window and recurrent models. Ours."
+    )  # fmt: skip
+
     # Sampling
     temperature: float = setting(1.0, "Sampling temperature; policy and reference log-probs are divided by it too.")
     top_p: float = setting(

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from rleif import losses
 from rleif.config import RLEIFConfig
 from rleif.policy_value import PolicyAndValue, response_logprobs
-from rleif.ppo_batch import Experience, Rollouts, cut_rows, pack_rollouts, prompt_indices, sampling_keys
+from rleif.ppo_batch import (
+    Experience,
+    Rollouts,
+    cut_rows,
+    length_order,
+    pack_rollouts,
+    prompt_indices,
+    sampling_keys,
+)
 from rleif.prompt_set import PromptSet
 from rleif.records import Generate, Sampling, stable_hash
 from rleif.rewards import Combine, NonFiniteError, RewardParts, place_steps, place_terminal, token_rewards
@@ -83,7 +91,8 @@ class ExperienceMaker:
         scores = self.scores(parts)
         self._report_nonfinite(samples, scores, iteration)
         times.mark("time/score")
-        rollouts = pack_rollouts([s.completion for s in samples], self._pad_id, self.accelerator.device)
+        completions, prompts = [s.completion for s in samples], [s.prompt for s in samples]
+        rollouts = pack_rollouts(completions, prompts, self._pad_id, self.accelerator.device)
         forward = self._forward(rollouts)
         rollouts, parts = self._gather_record(rollouts), self._gather_record(parts)
         scores, forward = self._gather(scores), {name: self._gather(t) for name, t in forward.items()}
@@ -133,16 +142,17 @@ class ExperienceMaker:
         """Log-probs, entropy, values and reference log-probs under the current weights, without gradient."""
         names = ["logprobs", "entropy", "values"] + (["ref_logprobs"] if self.config.kl_coef else [])
         results = {name: torch.zeros_like(rollouts.engine_logprobs) for name in names}
-        lengths = rollouts.prompt_lengths + rollouts.response_lengths
+        order = length_order(rollouts, torch.arange(len(rollouts.prompts), device=rollouts.prompts.device))
         temperature = self.config.temperature
         with torch.no_grad():
-            for index in lengths.argsort(descending=True).split(self.config.local_rollout_forward_batch_size):
+            for index in order.split(self.config.local_rollout_forward_batch_size):
                 batch = cut_rows(rollouts, index, ("is_response",))
                 places = (batch["input_ids"], batch["prompt_lengths"], batch["is_response"])
-                found = dict(self.model(*places, temperature=temperature))
+                prompts = batch["prompts"] if self.config.share_prompts else None
+                found = dict(self.model(*places, temperature, prompts))
                 if self.config.kl_coef:
                     with self._reference() as reference, self.accelerator.autocast():
-                        found["ref_logprobs"], _ = response_logprobs(reference, *places, temperature)
+                        found["ref_logprobs"], _ = response_logprobs(reference, *places, temperature, prompts)
                 for name in names:
                     results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results
@@ -185,6 +195,7 @@ class ExperienceMaker:
             input_ids=rollouts.input_ids,
             prompt_lengths=rollouts.prompt_lengths,
             response_lengths=rollouts.response_lengths,
+            prompts=rollouts.prompts,
             is_response=is_response,
             old_logprobs=logprobs,
             old_values=values,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
+from rleif.shared_prompts import can_share, shared_hidden_states
+
 LOGIT_BUDGET = 2**24
 """Logits held at a time: 64 MiB in fp32. Tokens times vocabulary above it is computed in chunks."""
 
@@ -22,15 +24,23 @@ def response_states(
     input_ids: Int[Tensor, "rollouts length"],
     prompt_lengths: Int[Tensor, " rollouts"],
     is_response: Bool[Tensor, "rollouts tokens"],
+    prompts: Int[Tensor, " rollouts"] | None = None,
 ) -> Float[Tensor, "counted hidden"]:
     """The hidden state before each response token: the one that predicts it and that the critic judges.
 
-    input_ids: prompt and response, padded on the right. No attention mask goes in: a causal model's tokens never see
-    the padding behind them, and without a mask the fast attention kernels apply. No position_ids either: with both
-    mask and cache absent, transformers would read them as the marks of packed sequences.
+    input_ids: prompt and response, padded on the right. prompts: where given, neighbouring rows with the same number
+    have the same prompt, which is then computed once.
+
+    Without them no attention mask goes in: a causal model's tokens never see the padding behind them, and without a
+    mask the fast attention kernels apply. No position_ids either: with both mask and cache absent, transformers would
+    read them as the marks of packed sequences.
     """
-    hidden = backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
     rows, tokens = is_response.nonzero(as_tuple=True)
+    layers, config = backbone(model), without_adapter(model).config
+    if prompts is not None and (prompts[1:] == prompts[:-1]).any() and can_share(layers, config):
+        width = is_response.shape[1]
+        return shared_hidden_states(layers, config, input_ids, prompt_lengths, prompts, width)[rows, tokens]
+    hidden = layers(input_ids=input_ids, use_cache=False).last_hidden_state
     return hidden[rows, prompt_lengths[rows] + tokens - 1]
 
 
@@ -57,13 +67,14 @@ def response_logprobs(
     prompt_lengths: Int[Tensor, " rollouts"],
     is_response: Bool[Tensor, "rollouts tokens"],
     temperature: float,
+    prompts: Int[Tensor, " rollouts"] | None = None,
     entropy_gradient: bool = False,
 ) -> tuple[Float[Tensor, "rollouts tokens"], Float[Tensor, "rollouts tokens"]]:
     """log pi(token) at the temperature, and the entropy of pi in nats, per response token; fp32, 0 elsewhere.
 
     The entropy carries a gradient only if asked.
     """
-    hidden = response_states(policy, input_ids, prompt_lengths, is_response)
+    hidden = response_states(policy, input_ids, prompt_lengths, is_response, prompts)
     targets = response_targets(input_ids, prompt_lengths, is_response)
     inner = without_adapter(policy)
     size = max(1, LOGIT_BUDGET // inner.config.get_text_config().vocab_size)
@@ -105,9 +116,10 @@ def response_values(
     input_ids: Int[Tensor, "rollouts length"],
     prompt_lengths: Int[Tensor, " rollouts"],
     is_response: Bool[Tensor, "rollouts tokens"],
+    prompts: Int[Tensor, " rollouts"] | None = None,
 ) -> Float[Tensor, "rollouts tokens"]:
     """V(prompt and the response so far), before each response token; fp32, 0 elsewhere."""
-    hidden = response_states(value, input_ids, prompt_lengths, is_response)
+    hidden = response_states(value, input_ids, prompt_lengths, is_response, prompts)
     # The head stays in fp32 even under mixed precision: returns differ by less than bf16 resolves.
     with torch.autocast(hidden.device.type, enabled=False):
         head = value_head(value)
@@ -202,12 +214,13 @@ class PolicyAndValue(nn.Module):
         prompt_lengths: Tensor,
         is_response: Tensor,
         temperature: float = 1.0,
+        prompts: Tensor | None = None,
         entropy_gradient: bool = False,
     ) -> dict[str, Tensor]:
         """logprobs, entropy and values, each [rollouts, tokens]."""
         places = (input_ids, prompt_lengths, is_response)
-        logprobs, entropy = response_logprobs(self.policy, *places, temperature, entropy_gradient)
-        return {"logprobs": logprobs, "entropy": entropy, "values": response_values(self.value, *places)}
+        logprobs, entropy = response_logprobs(self.policy, *places, temperature, prompts, entropy_gradient)
+        return {"logprobs": logprobs, "entropy": entropy, "values": response_values(self.value, *places, prompts)}
 
     def train(self, mode: bool = True) -> "PolicyAndValue":
         return super().train(mode and self._recomputes)

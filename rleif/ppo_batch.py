@@ -21,6 +21,7 @@ class Rollouts:
     ...     input_ids=torch.tensor([[5, 9, 7, 2]]),  # prompt 5 9, response 7 2
     ...     prompt_lengths=torch.tensor([2]),
     ...     response_lengths=torch.tensor([2]),
+    ...     prompts=torch.tensor([17]),
     ...     engine_logprobs=torch.tensor([[-0.1, -0.3]]),
     ... )
     """
@@ -28,6 +29,7 @@ class Rollouts:
     input_ids: Int[Tensor, "rollouts length"]
     prompt_lengths: Int[Tensor, " rollouts"]
     response_lengths: Int[Tensor, " rollouts"]  # EOS included
+    prompts: Int[Tensor, " rollouts"]  # which prompt: its row in the dataset
     engine_logprobs: Float[Tensor, "rollouts tokens"]  # as the engine saw them, 0 behind the response
 
     @property
@@ -46,6 +48,7 @@ class Experience:
     input_ids: Int[Tensor, "rollouts length"]
     prompt_lengths: Int[Tensor, " rollouts"]
     response_lengths: Int[Tensor, " rollouts"]
+    prompts: Int[Tensor, " rollouts"]
     is_response: Bool[Tensor, "rollouts tokens"]
     old_logprobs: Float[Tensor, "rollouts tokens"]
     old_values: Float[Tensor, "rollouts tokens"]
@@ -60,20 +63,24 @@ class Experience:
 def cut_rows(
     source: Rollouts | Experience, index: Int[Tensor, " chosen"], per_token: Sequence[str]
 ) -> dict[str, Tensor]:
-    """input_ids, prompt_lengths and the named [rollouts, tokens] fields of these rows, cut to the longest of them."""
+    """input_ids, prompt_lengths, prompts and the named [rollouts, tokens] fields of these rows, cut to the longest."""
     length = int((source.prompt_lengths + source.response_lengths)[index].max())
     tokens = max(1, int(source.response_lengths[index].max()))
-    batch = {"input_ids": source.input_ids[index, :length], "prompt_lengths": source.prompt_lengths[index]}
+    batch = {name: getattr(source, name)[index] for name in ("prompt_lengths", "prompts")}
+    batch["input_ids"] = source.input_ids[index, :length]
     return batch | {name: getattr(source, name)[index, :tokens] for name in per_token}
 
 
-def pack_rollouts(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Rollouts:
-    """Completions as right-padded tensors, in the given order."""
+def pack_rollouts(
+    completions: Sequence[Completion], prompts: Sequence[int], pad_id: int, device: torch.device
+) -> Rollouts:
+    """Completions as right-padded tensors, in the given order. prompts: the dataset's row behind each."""
     rows = [[*c.prompt_ids, *c.completion_ids] for c in completions]
     return Rollouts(
         input_ids=_pad(rows, pad_id).to(device),
         prompt_lengths=torch.tensor([len(c.prompt_ids) for c in completions], device=device),
         response_lengths=torch.tensor([len(c.completion_ids) for c in completions], device=device),
+        prompts=torch.tensor(list(prompts), device=device),
         engine_logprobs=_pad([c.logprobs for c in completions], 0.0).to(device),
     )
 
@@ -109,21 +116,31 @@ def mini_batch_indices(
 
 
 def split_micro_batches(
+    source: Rollouts | Experience,
     chosen: Int[Tensor, " chosen"],
-    lengths: Int[Tensor, " rollouts"],
     count: int,
     process_index: int = 0,
     num_processes: int = 1,
 ) -> list[Int[Tensor, " part"]]:
     """This process's share of a mini-batch in `count` micro-batches, each of similar lengths.
 
-    Sorted by length first, so little is padding; dealt out in turn, so processes have equal work. Every process
-    gets exactly `count` non-empty parts.
+    Sorted first, so little is padding and a prompt's completions stand together; dealt out in turn, so processes have
+    equal work. Every process gets exactly `count` non-empty parts.
     """
-    ordered = chosen[lengths[chosen].argsort(descending=True, stable=True)]
-    mine = ordered[process_index::num_processes]
-    assert len(mine) >= count, (len(mine), count)
-    return list(torch.tensor_split(mine, count))
+    assert len(chosen) >= count * num_processes, (len(chosen), count, num_processes)
+    parts = torch.tensor_split(chosen[length_order(source, chosen)], count * num_processes)
+    return list(parts[process_index::num_processes])
+
+
+def length_order(source: Rollouts | Experience, chosen: Int[Tensor, " chosen"]) -> Int[Tensor, " chosen"]:
+    """Places in `chosen`: prompts by the longest of their chosen rollouts, the longest first, each one's together."""
+    lengths = (source.prompt_lengths + source.response_lengths)[chosen]
+    _, owner = source.prompts[chosen].unique(return_inverse=True)
+    longest = torch.zeros_like(lengths).scatter_reduce(0, owner, lengths, "amax")[owner]
+    # Three stable sorts, the most important last: length within a prompt, prompt, longest rollout of the prompt.
+    order = lengths.argsort(descending=True, stable=True)
+    order = order[owner[order].argsort(stable=True)]
+    return order[longest[order].argsort(descending=True, stable=True)]
 
 
 def _permutation(count: int, seed: int) -> Tensor:

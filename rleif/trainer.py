@@ -119,6 +119,8 @@ class RLEIFTrainer(Trainer):
             optimizers=optimizers,
         )
         models.policy.config.use_cache = use_cache  # Trainer turns it off, and it would be saved that way
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            self.args.share_prompts = False  # they expect one pass through each layer per backward pass
         self.ref_model = None if models.reference is None else models.reference.to(self.args.device)
         self.scorer = Scorer(
             InstructionScores(load_irm(irm)),
@@ -177,9 +179,8 @@ class RLEIFTrainer(Trainer):
         chosen = mini_batch_indices(
             config.seed, iteration, epoch, mini_batch, len(samples.input_ids), config.num_mini_batches
         ).to(samples.input_ids.device)
-        lengths = samples.prompt_lengths + samples.response_lengths
         place = (self.accelerator.process_index, self.accelerator.num_processes)
-        parts = split_micro_batches(chosen, lengths, num_batches, *place)
+        parts = split_micro_batches(samples, chosen, num_batches, *place)
         return [samples.rows(part) for part in parts], int(samples.is_response[chosen].sum())
 
     def compute_loss(
@@ -200,6 +201,7 @@ class RLEIFTrainer(Trainer):
             prompt_lengths=inputs["prompt_lengths"],
             is_response=mask,
             temperature=config.temperature,
+            prompts=inputs["prompts"] if config.share_prompts else None,
             entropy_gradient=config.entropy_coef != 0.0,
         )
         move = (output["logprobs"], inputs["old_logprobs"])

@@ -1,5 +1,6 @@
 """The equations of PPO against hand-worked literals and independent definitions."""
 
+import importlib
 import math
 import random
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import rleif.losses
+
 with install_import_hook("rleif.losses", "beartype.beartype"):
-    from rleif import losses
+    losses = importlib.reload(rleif.losses)  # an earlier test file may have imported it unchecked
 
 NAN = math.nan
 

@@ -17,8 +17,13 @@ def completion(prompt, response):
     )
 
 
+def pack(*completions, prompts=None, pad_id=0):
+    rows = range(len(completions)) if prompts is None else prompts
+    return ppo_batch.pack_rollouts(completions, rows, pad_id, torch.device("cpu"))
+
+
 def test_completions_become_right_padded_tensors():
-    rollouts = ppo_batch.pack_rollouts([completion([5, 6, 7], [1]), completion([8], [2, 3])], 0, torch.device("cpu"))
+    rollouts = pack(completion([5, 6, 7], [1]), completion([8], [2, 3]))
     assert rollouts.input_ids.tolist() == [[5, 6, 7, 1], [8, 2, 3, 0]]
     assert rollouts.prompt_lengths.tolist() == [3, 1]
     assert rollouts.response_lengths.tolist() == [1, 2]
@@ -28,16 +33,12 @@ def test_completions_become_right_padded_tensors():
 
 def test_padding_is_known_by_length_even_if_the_pad_token_is_the_end_token():
     eos = 2
-    rollouts = ppo_batch.pack_rollouts(
-        [completion([5], [7, eos]), completion([5], [7, 7, eos])], eos, torch.device("cpu")
-    )
+    rollouts = pack(completion([5], [7, eos]), completion([5], [7, 7, eos]), pad_id=eos)
     assert rollouts.is_response.tolist() == [[True, True, False], [True, True, True]]
 
 
 def test_rows_are_cut_to_the_longest_of_them():
-    rollouts = ppo_batch.pack_rollouts(
-        [completion([5] * 3, [1]), completion([8], [2, 3]), completion([8], [2] * 9)], 0, torch.device("cpu")
-    )
+    rollouts = pack(completion([5] * 3, [1]), completion([8], [2, 3]), completion([8], [2] * 9))
     batch = ppo_batch.cut_rows(rollouts, torch.tensor([1, 0]), ("is_response",))
     assert batch["input_ids"].tolist() == [[8, 2, 3, 0], [5, 5, 5, 1]]
     assert batch["is_response"].tolist() == [[True, True], [True, False]]
@@ -65,13 +66,25 @@ def test_the_mini_batches_of_an_epoch_are_a_partition_and_differ_between_epochs(
 
 @pytest.mark.parametrize(("processes", "count"), [(1, 1), (1, 5), (2, 2), (3, 2)])
 def test_processes_and_micro_batches_share_a_mini_batch_without_loss_or_repetition(processes, count):
-    chosen, lengths = torch.randperm(30)[:18], torch.randint(1, 50, (30,))
-    parts = [ppo_batch.split_micro_batches(chosen, lengths, count, p, processes) for p in range(processes)]
+    rollouts = pack(*(completion([5], [7] * (1 + i % 11)) for i in range(30)), prompts=[i // 4 for i in range(30)])
+    chosen = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:18]
+    parts = [ppo_batch.split_micro_batches(rollouts, chosen, count, p, processes) for p in range(processes)]
     assert all(len(part) == count for part in parts)
+    assert {len(micro_batch) for part in parts for micro_batch in part} <= {
+        18 // (processes * count) + i for i in (0, 1)
+    }
     assert sorted(torch.cat([torch.cat(part) for part in parts]).tolist()) == sorted(chosen.tolist())
 
 
 def test_micro_batches_hold_similar_lengths():
-    lengths = torch.tensor([9, 1, 8, 2, 7, 3])
-    parts = ppo_batch.split_micro_batches(torch.arange(6), lengths, 3)
-    assert [lengths[part].tolist() for part in parts] == [[9, 8], [7, 3], [2, 1]]
+    rollouts = pack(*(completion([5], [7] * length) for length in (9, 1, 8, 2, 7, 3)))
+    parts = ppo_batch.split_micro_batches(rollouts, torch.arange(6), 3)
+    assert [rollouts.response_lengths[part].tolist() for part in parts] == [[9, 8], [7, 3], [2, 1]]
+
+
+def test_the_completions_of_a_prompt_stand_together():
+    rollouts = pack(*(completion([5], [7] * length) for length in (3, 9, 4, 1, 5, 9)), prompts=[8, 6, 8, 6, 8, 2])
+    chosen = torch.tensor([0, 1, 2, 3, 5])
+    ordered = chosen[ppo_batch.length_order(rollouts, chosen)]
+    # Prompts 2 and 6 both reach 9 tokens; prompt 8 reaches 4 here, since its longest is not chosen.
+    assert ordered.tolist() == [5, 1, 3, 2, 0]

@@ -5,7 +5,13 @@ import math
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForTokenClassification
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForTokenClassification,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rleif import policy_value
 from rleif.checkpoint import load_policy_and_value, save_policy_and_value
@@ -28,7 +34,7 @@ def batch_of(rows, pad_id=0, extra=0):
         )
         for p, r in rows
     ]
-    packed = pack_rollouts(completions, pad_id, torch.device("cpu"))
+    packed = pack_rollouts(completions, range(len(rows)), pad_id, torch.device("cpu"))
     return {
         "input_ids": torch.nn.functional.pad(packed.input_ids, (0, extra), value=pad_id),
         "prompt_lengths": packed.prompt_lengths,
@@ -199,3 +205,37 @@ def test_a_folder_without_weights_is_no_checkpoint(tiny_model, tmp_path):
     module = PolicyAndValue(tiny_model, make_value_model(tiny_model))
     with pytest.raises(ValueError, match="holds no safetensors weights"):
         load_policy_and_value(module, tmp_path)
+
+
+SHARED = [([5, 9, 30], [40, 41, 1]), ([5, 9, 30], [60]), ([7], [50, 51]), ([8, 9], [52]), ([8, 9], [52, 53, 54, 55, 1])]
+PROMPTS = torch.tensor([3, 3, 9, 4, 4])
+
+
+@pytest.mark.parametrize("rows", [SHARED, [(prompt, response[:1]) for prompt, response in SHARED]])
+def test_a_prompt_computed_once_gives_the_numbers_and_gradients_of_computing_it_each_time(tiny_model, rows):
+    value = make_value_model(tiny_model)
+    torch.nn.init.normal_(value_head(value).weight, generator=torch.Generator().manual_seed(0))
+    module, batch, found = PolicyAndValue(tiny_model, value), batch_of(rows), []
+    calls = []
+    module.policy.model.register_forward_hook(lambda *_: calls.append(1))
+    for prompts in (None, PROMPTS):
+        module.zero_grad()
+        output = module(**batch, prompts=prompts)
+        (output["logprobs"].sum() + output["values"].square().sum()).backward()
+        found.append((output, torch.cat([p.grad.flatten() for p in module.parameters()])))
+    assert len(calls) == (3 if len(rows[0][1]) > 1 else 2)  # once without sharing; then prompts, and responses if any
+    for name, plain in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], plain, rtol=0, atol=1e-5)
+    assert (found[0][1] - found[1][1]).norm() / found[0][1].norm() <= 1e-5
+
+
+def test_where_sharing_is_not_possible_each_row_is_computed_whole(batch):
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=100, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=2, max_window_layers=0,
+    )  # fmt: skip
+    policy = Qwen2ForCausalLM(config).eval()
+    shared, _ = response_logprobs(policy, **batch_of(SHARED), temperature=1.0, prompts=PROMPTS)
+    plain, _ = response_logprobs(policy, **batch_of(SHARED), temperature=1.0)
+    assert torch.equal(shared, plain)

@@ -72,7 +72,9 @@ def test_greedy_equals_the_generation_of_transformers(livelier, tiny_tokenizer):
 
 def test_the_end_token_is_kept_and_named_and_the_limit_too(livelier, tiny_tokenizer):
     ends = stop_ids(livelier, tiny_tokenizer)
-    found = flat(TransformersEngine(livelier, tiny_tokenizer)(PROMPTS, FREE, KEYS))
+    # Enough rows that finished ones stay in the batch for a while, where they go on and end a second time.
+    many = Sampling(temperature=1.0, max_new_tokens=12, num_generations=40)
+    found = flat(TransformersEngine(livelier, tiny_tokenizer)(PROMPTS, many, KEYS))
     assert {c.finish_reason for c in found} == {"stop", "length"}
     for c in found:
         assert len(c.logprobs) == len(c.completion_ids)
