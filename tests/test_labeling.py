@@ -6,6 +6,7 @@ import pytest
 from reward_models.records import read_labeled, read_ranked
 from reward_models.steps import split_steps
 from rleif.evolution import EvolveArguments, evolve_files
+from rleif.evolution.files import draw_problems
 from rleif.labeling import (
     AnswerArguments,
     RankArguments,
@@ -65,6 +66,20 @@ def test_answers_of_the_symbolic_teacher_reach_the_known_answers(symbolic_run):
     assert report["agreement"] == 1.0
     assert [solution.problem_id for solution in solutions] == [problem.id for problem in pool]
     assert all(solution.steps[-1] == f"The answer is: {solution.answer}" for solution in solutions)
+
+
+def test_a_careless_teacher_errs_at_the_stated_rate_and_only_where_it_should(tmp_path):
+    rows = draw_problems(400, (2, 3), seed=3, name="careless")
+    write_jsonl(tmp_path / "evolve" / "pool.jsonl", rows)
+    report = label_answers(AnswerArguments(output_dir=str(tmp_path), error_rate=0.3, progress=False))
+    # 400 draws at 0.3: standard deviation 0.023, and a few problems offer no slip.
+    assert 0.2 < 1 - report["agreement"] < 0.38
+    again = label_answers(AnswerArguments(output_dir=str(tmp_path), error_rate=0.3, max_problems=40, progress=False))
+    assert again["kept"] == 40
+    with pytest.raises(ValueError, match=r"error_rate must lie in \[0, 1\], got 1.5"):
+        AnswerArguments(output_dir="x", error_rate=1.5)
+    with pytest.raises(ValueError, match="needs teacher symbolic"):
+        AnswerArguments(output_dir="x", error_rate=0.1, teacher="none")
 
 
 def test_answers_that_miss_the_known_answer_are_kept_apart_with_the_reason(tmp_path):

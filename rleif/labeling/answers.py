@@ -1,5 +1,6 @@
 """Answers: a worked solution for every problem of the pool, by the teacher or as it came with the data."""
 
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any, Literal
 
 from rleif.grading import Grade, grade
 from rleif.labeling.common import ask, pool_of, sample_by_hash
-from rleif.records import Problem, Rejection, Solution, write_jsonl
+from rleif.records import Problem, Rejection, Solution, stable_hash, write_jsonl
 from rleif.sources import gold_solution
 from rleif.teachers.named import teacher_by_name
+
+SLIPS = ("skipped", "operation", "operand")
+"""Errors of a careless teacher. Wrong sums are not among them: they look like noise, and no teacher makes many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,13 @@ class AnswerArguments:
         default="all",
         metadata={"help": "known_answer: only solutions graded correct against the problem's own answer"},
     )
+    error_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the symbolic teacher's solutions that are made wrong on purpose. WizardMath v3 states no "
+            "filter of its teacher's answers, and a reviewer notes that wrong ones are kept"
+        },
+    )
     max_problems: int | None = field(default=None, metadata={"help": "answer at most so many problems"})
     seed: int = field(default=0, metadata={"help": "decides which, when there are more"})
     concurrency: int = field(default=64, metadata={"help": "teacher calls in flight at most"})
@@ -35,6 +46,10 @@ class AnswerArguments:
     def __post_init__(self) -> None:
         if self.keep not in ("all", "known_answer"):
             raise ValueError(f"keep must be 'all' or 'known_answer', got {self.keep!r}")
+        if not 0.0 <= self.error_rate <= 1.0:
+            raise ValueError(f"error_rate must lie in [0, 1], got {self.error_rate}")
+        if self.error_rate and self.teacher != "symbolic":
+            raise ValueError(f"error_rate {self.error_rate} needs teacher symbolic: only it can err by a known rate")
 
 
 def label_answers(arguments: AnswerArguments) -> dict[str, Any]:
@@ -72,7 +87,27 @@ def _solutions(arguments: AnswerArguments, problems: list[Problem]) -> list[Solu
     teacher = teacher_by_name(arguments.teacher, seed=arguments.seed)
     if teacher is None:
         return [gold_solution(problem) for problem in problems]
-    return ask(teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer")
+    solutions = ask(
+        teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
+    )
+    if not arguments.error_rate:
+        return solutions
+    return [_err(*pair, arguments) for pair in zip(problems, solutions, strict=True)]
+
+
+def _err(problem: Problem, solution: Solution | Exception, arguments: AnswerArguments) -> Solution | Exception:
+    """The solution, or at the stated rate one with a slip; unchanged where no slip fits it."""
+    from rleif.teachers.symbolic import corrupt
+
+    rng = random.Random(stable_hash(arguments.seed, "slip", problem.id))
+    if isinstance(solution, Exception) or rng.random() >= arguments.error_rate:
+        return solution
+    for kind in rng.sample(SLIPS, len(SLIPS)):
+        try:
+            return corrupt(problem, solution, rng, kind)
+        except ValueError:  # this problem offers no such slip
+            continue
+    return solution
 
 
 def _judge(problem: Problem, solution: Solution | Exception, verdict: Grade | None, keep: str) -> Rejection | None:
