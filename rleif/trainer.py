@@ -122,20 +122,8 @@ class RLEIFTrainer(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             self.args.share_prompts = False  # they expect one pass through each layer per backward pass
         self.ref_model = None if models.reference is None else models.reference.to(self.args.device)
-        self.scorer = Scorer(
-            InstructionScores(load_irm(irm)),
-            load_prm(prm),
-            args.aggregation,  # type: ignore[arg-type]
-            grade,
-            args.placement,  # type: ignore[arg-type]
-            partial(models.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False),  # type: ignore[arg-type]
-        )
-        self.engine: Generate = engine or TransformersEngine(
-            self.model.policy,
-            models.tokenizer,
-            args.rollout_max_batch_size,
-            self.accelerator.autocast,  # pyright: ignore[reportArgumentType]
-        )
+        self.scorer = self._make_scorer(irm, prm, grade)
+        self.engine: Generate = engine or self._make_engine()
         self.maker = ExperienceMaker(
             model=self.model,
             ref_model=self.ref_model,
@@ -152,6 +140,29 @@ class RLEIFTrainer(Trainer):
         self._metrics: defaultdict[str, list[float]] = defaultdict(list)
         self._step_sums = torch.zeros(len(STEP_STATISTICS) + 1, device=self.args.device)
         self._update_started = 0.0
+
+    def _make_scorer(self, irm: Any, prm: Any, grade: Grader | None) -> Scorer:
+        decode = partial(
+            self.processing_class.decode,  # type: ignore[union-attr]
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return Scorer(
+            InstructionScores(load_irm(irm)),
+            load_prm(prm),
+            self.args.aggregation,  # type: ignore[arg-type]
+            grade,
+            self.args.placement,  # type: ignore[arg-type]
+            decode,  # type: ignore[arg-type]
+        )
+
+    def _make_engine(self) -> TransformersEngine:
+        return TransformersEngine(
+            self.model.policy,
+            self.processing_class,
+            self.args.rollout_max_batch_size,
+            self.accelerator.autocast,  # pyright: ignore[reportArgumentType]
+        )
 
     # What Trainer asks for
 
