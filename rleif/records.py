@@ -151,7 +151,8 @@ def read_solutions(path: str | Path) -> list[Solution]:
     """Solutions written by `write_jsonl`."""
     rows = read_rows(path, required=("problem_id", "instruction", "steps", "answer", "by"))
     names = [f.name for f in dataclasses.fields(Solution)]
-    return [Solution(**{name: row[name] for name in names} | {"steps": tuple(row["steps"])}) for row in rows]
+    kept: list[dict[str, Any]] = [{name: row[name] for name in names} for row in rows]
+    return [Solution(**values | {"steps": tuple(values["steps"])}) for values in kept]
 
 
 def read_rejections(path: str | Path) -> list[Rejection]:
