@@ -152,7 +152,9 @@ def read_solutions(path: str | Path) -> list[Solution]:
     rows = read_rows(path, required=("problem_id", "instruction", "steps", "answer", "by"))
     names = [f.name for f in dataclasses.fields(Solution)]
     kept: list[dict[str, Any]] = [{name: row[name] for name in names} for row in rows]
-    return [Solution(**values | {"steps": tuple(values["steps"])}) for values in kept]
+    for values in kept:
+        values["steps"] = tuple(values["steps"])
+    return [Solution(**values) for values in kept]
 
 
 def read_rejections(path: str | Path) -> list[Rejection]:
