@@ -31,7 +31,7 @@ class RankedInstructions:
     """
 
     tiers: tuple[tuple[str, ...], ...]
-    aspects: Mapping[str, Any] | None = None  # JSON values: what the ranker said of definition, precision, integrity
+    aspects: Mapping[str, Any] | None = None  # such as definition: a JSON value per instruction, in the tiers' order
 
     def __post_init__(self) -> None:
         if not self.tiers or not all(self.tiers):

@@ -1,6 +1,7 @@
 """What both reward trainers share: configuration, loss over the whole optimizer batch, saving, the run from files."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reward_models.backbone import ReadsPositions, agree_on_padding, load_network, load_tokenizer
+from reward_models.batching import TrainsInLengthBuckets
 from reward_models.formats import Format, write_format, write_json
 from reward_models.records import DataError
 
@@ -38,7 +40,8 @@ class RewardTrainingConfig(TrainingArguments):
         default=None, metadata={"help": "bfloat16 autocast. Default: on CUDA, unless fp16 is asked for."}
     )
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Batches of similar length are padded less."}
+        default="group_by_length",
+        metadata={"help": "Batches of similar length are padded less; their order is random."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
     model_init_kwargs: dict[str, Any] | str | None = field(
@@ -57,7 +60,7 @@ class RewardTrainingConfig(TrainingArguments):
             raise ValueError("remove_unused_columns must stay False: positions and labels are not model inputs")
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
     """A `transformers.Trainer` whose loss is a sum over supervised items divided by their number in the whole
     optimizer batch (all micro-batches of all processes), so the gradient does not depend on how it was split.
 
@@ -114,31 +117,31 @@ class RewardTrainer(Trainer):
 
     # What a subclass defines.
 
-    def _format(self, network: PreTrainedModel, args: Any) -> Format:
-        raise NotImplementedError
+    @abstractmethod
+    def _format(self, network: PreTrainedModel, args: Any) -> Format: ...
 
+    @abstractmethod
     def _rows(self, records: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """Tokenised rows with a `length`, and counts of what was refused or cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _from_row(self, row: Mapping[str, Any]) -> Any:
         """A record from a row of a `datasets.Dataset`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A batch; `labels` comes first and has one entry that is not NO_LABEL for each supervised item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of every item, summed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _predictions(self, logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Scores and labels for `_metrics`, one row per record, padded with NO_LABEL."""
-        raise NotImplementedError
 
-    def _metrics(self, predictions: Any) -> dict[str, float]:
-        raise NotImplementedError
+    @abstractmethod
+    def _metrics(self, predictions: Any) -> dict[str, float]: ...
 
     # What they share.
 

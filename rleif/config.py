@@ -64,9 +64,7 @@ class RLEIFConfig(TrainingArguments):
 
     # Sampling
     temperature: float = setting(1.0, "Sampling temperature; policy and reference log-probs are divided by it too.")
-    top_p: float = setting(
-        1.0, "Nucleus sampling. Ours: 1, since cutting the tail biases the importance ratio (trl issue 6789)."
-    )
+    top_p: float = setting(1.0, "Nucleus sampling. Ours: 1, since cutting the tail biases the importance ratio.")
     max_completion_length: int | None = setting(None, "Longest completion in tokens. Default 256 (ours).")
     response_length: int | None = setting(None, "TRL PPO's name of max_completion_length.")
     rollout_max_batch_size: int = setting(

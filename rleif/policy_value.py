@@ -162,7 +162,7 @@ def value_head(value: nn.Module) -> nn.Module:
 def make_value_model(policy: Any) -> PreTrainedModel:
     """A critic with the policy's layers and a zero head, so that every first value is 0.
 
-    The zero head is on purpose: a random one starts with values far from any return (verl issue 498).
+    The zero head is on purpose: a random one starts with values far from any return.
     Raises ValueError if the architecture has no token classification.
     """
     source = copy.deepcopy(policy).merge_and_unload() if hasattr(policy, "peft_config") else policy

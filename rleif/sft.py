@@ -24,6 +24,7 @@ from transformers import (
 from trl.trainer import sft_config as trl_config
 from trl.trainer.sft_trainer import SFTTrainer
 
+from reward_models.batching import TrainsInLengthBuckets
 from rleif.prompting import COMPLETION_PREFIX, WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, read_rows
 from rleif.tiny import TINY, TinyModel, fixed_parts, make_tiny, train_tokenizer
@@ -87,6 +88,10 @@ class SFTConfig(trl_config.SFTConfig):
         super().__post_init__()
 
 
+class Trainer(TrainsInLengthBuckets, SFTTrainer):
+    """`trl.SFTTrainer`, with batches of similar length in random order where they are asked for."""
+
+
 def train_sft(arguments: SFTArguments, config: SFTConfig, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """Train and save to `config.output_dir`, continuing from the last whole checkpoint there.
 
@@ -104,7 +109,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig, callbacks: Sequence[Tr
     with warnings.catch_warnings():
         # torch warns when a scheduler steps before an optimizer that accelerate wraps; harmless and not ours.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(train),

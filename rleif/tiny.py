@@ -105,6 +105,8 @@ def tiny_config(sizes: TinyModel, vocab_size: int | None = None) -> "LlamaConfig
         num_attention_heads=sizes.num_heads,
         num_key_value_heads=sizes.num_kv_heads,
         max_position_embeddings=sizes.max_positions,
+        initializer_range=sizes.hidden_size
+        ** -0.5,  # the default of 0.02 is for widths of thousands: this halves the loss
         tie_word_embeddings=True,  # at this size a second vocabulary matrix would be a seventh of all weights
         bos_token_id=None,
         pad_token_id=PAD_ID,

@@ -10,9 +10,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+install_import_hook(["rleif.losses", "rleif.rewards"], "beartype.beartype")  # before anything imports them
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent

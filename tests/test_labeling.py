@@ -139,6 +139,14 @@ def test_symbolic_lists_put_intact_above_defective_and_split_by_root(symbolic_ru
         texts = [text for tier in record.tiers for text in tier]
         assert 2 <= len(texts) <= 6
         assert len(set(texts)) == len(texts)
+        said = record.aspects
+        assert said is not None
+        sound = [
+            min(said[name][i] for name in ("definition", "precision", "integrity")) == 1 for i in range(len(texts))
+        ]
+        assert sound == sorted(sound, reverse=True)  # aspects are in the tiers' order: sound ones first,
+        steps = [number for number, is_sound in zip(said["difficulty"], sound, strict=True) if is_sound]
+        assert steps == sorted(steps, reverse=True)  # harder ones before easier ones
     # The reader shares nothing with the ranking: problems it cannot answer never stand in the best tier.
     unreadable = [text for record in train for text in record.tiers[0] if read(text) is None]
     assert unreadable == []

@@ -5,11 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-with install_import_hook("rleif.rewards", "beartype.beartype"):
-    from rleif import rewards
-
+from rleif import rewards
 from rleif.records import Completion
 from rleif.rollout.step_tokens import token_ends
 from rleif.scoring import Sample, Scorer

@@ -38,8 +38,8 @@ class EvolveArguments:
     teacher_noise: float = field(
         default=0.0, metadata={"help": "rate of ill-posed children that the symbolic teacher lets through"}
     )
-    numbers: Literal["full", "small"] = field(
-        default="full", metadata={"help": "how large the numbers of symbolic problems get; small suits a tiny model"}
+    numbers: Literal["full", "small", "tiny"] = field(
+        default="full", metadata={"help": "how large the numbers of symbolic problems get; tiny suits a tiny model"}
     )
     schedule: Literal["wizardmath_v1", "wizardmath_v3"] = field(
         default="wizardmath_v3", metadata={"help": "v3: 2 downward and 3 upward rounds; v1: 8 mixed turns"}
@@ -71,7 +71,7 @@ class EvolveArguments:
         _one_of("teacher", self.teacher, TEACHERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("dedup", self.dedup, DEDUP)
-        _one_of("numbers", self.numbers, ("full", "small"))
+        _one_of("numbers", self.numbers, ("full", "small", "tiny"))
         if self.seeds is None and self.num_seeds is None:
             raise ValueError("give seeds (a JSONL path) or num_seeds (how many symbolic problems to draw)")
         for name in ("num_seeds", "num_heldout", "evolutions_per_round", "concurrency", "min_steps"):
@@ -167,24 +167,24 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
 def draw_problems(
     count: int, steps: tuple[int, int], *, seed: int, name: str, distinct: bool = False, numbers: str = "full"
 ) -> list[Problem]:
-    """Symbolic problems, as many of each number of steps in the range; each has its own stream.
+    """Symbolic problems, as many of each number of steps in the range; each has its own stream. No text comes twice.
 
-    distinct: no program twice, by `meta["program_key"]`. Raises ValueError when the world has too few.
+    distinct: no program twice either, by `meta["program_key"]`. Raises ValueError when the world has too few.
     """
     from rleif.teachers.symbolic import NUMBERS, sample_problem
 
     low, high = steps
-    problems, keys, draws = [], set(), 0
+    problems, seen, draws = [], set(), 0
     while len(problems) < count:
         if draws > 100 * count + 1000:
             raise ValueError(f"found {len(problems)} distinct problems of {low} to {high} steps, {count} asked for")
         rng = random.Random(stable_hash(seed, name, draws))
         problem = sample_problem(rng, low + len(problems) % (high - low + 1), NUMBERS[numbers])
         draws += 1
-        if distinct and problem.meta["program_key"] in keys:
-            continue
-        keys.add(problem.meta.get("program_key"))
-        problems.append(problem)
+        key = problem.meta["program_key"] if distinct else problem.id
+        if key not in seen:
+            seen.add(key)
+            problems.append(problem)
     return problems
 
 

@@ -113,7 +113,8 @@ def _by_construction(members: Sequence[Problem]) -> Ranking:
 def _record(members: _List, ranking: Ranking) -> RankedInstructions:
     texts = [problem.instruction for problem in members.members]
     tiers = tuple(tuple(texts[index] for index in tier) for tier in ranking.tiers)
-    aspects = {name: list(values) for name, values in ranking.aspects.items()} or None
+    order = [index for tier in ranking.tiers for index in tier]  # what is written has no order but that of the tiers
+    aspects = {name: [values[index] for index in order] for name, values in ranking.aspects.items()} or None
     return RankedInstructions(tiers=tiers, aspects=aspects)
 
 

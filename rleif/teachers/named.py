@@ -9,7 +9,7 @@ def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0, numbers: st
     """The teacher a configuration names; None for "none".
 
     noise: rate of ill-posed children that the symbolic teacher lets through, in [0, 1].
-    numbers: how large numbers the symbolic teacher uses, "full" or "small".
+    numbers: how large numbers the symbolic teacher uses, "full", "small" or "tiny".
     Raises ValueError for another name.
     """
     if name == "none":

@@ -49,8 +49,12 @@ SMALL_SIZES = Sizes(
     groups=(2, 5),
     most=60,
 )
-NUMBERS = {"full": SIZES, "small": SMALL_SIZES}
-"""Ranges of numbers by name. "small" suits a model of less than a million parameters."""
+TINY_SIZES = Sizes(
+    given=(2, 6), addend=(1, 3), factor=(2, 2), divisors=(2,), percents=(50,), price=(2, 2), groups=(2, 2), most=12
+)
+NUMBERS = {"full": SIZES, "small": SMALL_SIZES, "tiny": TINY_SIZES}
+"""Ranges of numbers by name. A model of less than a million parameters learns the sums of "tiny" in some ten thousand
+problems; of "small" it needs several times as many."""
 _THEMES = {theme.name: theme for theme in THEMES}
 
 
