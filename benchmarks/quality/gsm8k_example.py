@@ -25,7 +25,7 @@ RUNS = ROOT / "runs" / "quality"
 
 def main() -> int:
     arguments = parse_arguments()
-    content = yaml.safe_load(Path(arguments.config).read_text(encoding="utf-8"))
+    content = yaml.safe_load((ROOT / arguments.config).read_text(encoding="utf-8"))
     for item in arguments.set:
         path, _, value = item.partition("=")
         section, _, key = path.partition(".")
@@ -34,7 +34,7 @@ def main() -> int:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         rows = list(pool.map(lambda seed: run_seed(content, seed, arguments), seeds))
     report = summary(rows, arguments)
-    out = Path(arguments.output)
+    out = ROOT / arguments.output
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print("\n".join(table(rows)), f"\nwritten: {out}")
@@ -47,12 +47,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with run.threads threads")
     parser.add_argument("--no-control", action="store_true", help="leave out the runs on shuffled rewards")
-    parser.add_argument("--config", default=str(ROOT / "examples" / "configs" / "gsm8k_symbolic.yaml"))
+    parser.add_argument("--config", default="examples/configs/gsm8k_symbolic.yaml", help="YAML")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="section.key=value", help="changes to the configuration"
     )
     parser.add_argument("--name", default="example", help="folder of the runs, below runs/quality")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "gsm8k_example.json"))
+    parser.add_argument("--output", default="benchmarks/results/gsm8k_example.json")
     return parser.parse_args()
 
 
@@ -121,7 +121,21 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         for name in ("rleif", "shuffled"):
             if name in row:
                 lines.append(_line(f"{name}, seed {row['seed']}", row[name]))
-    return lines
+    lines += ["", f"{'run':<18}{'IRM pairs':>11}{'PRM steps':>11}{'F1':>7}{'maj@8':>15}{'best-of-8':>15}{'seconds':>9}"]
+    return lines + [_rewards_line(f"rleif, seed {row['seed']}", row["rleif"]) for row in rows]
+
+
+def _rewards_line(name: str, results: dict[str, Any]) -> str:
+    """The reward models on held-out data, and what they are worth in choosing one of eight samples."""
+    irm, prm = results["irm"]["pair_accuracy"], results["prm"]
+    votes, best = (
+        " -> ".join(f"{100 * results[model][key]:.1f}" for model in ("sft", "ppo"))
+        for key in ("maj8", "prm_best_of_8")
+    )
+    return (
+        f"{name:<18}{irm:>11.3f}{prm['step_accuracy']:>11.3f}{prm['first_error_f1']:>7.3f}{votes:>15}{best:>15}"
+        f"{sum(results['seconds'].values()):>9.0f}"
+    )
 
 
 def _line(name: str, results: dict[str, Any]) -> str:
