@@ -107,11 +107,16 @@ def sampling_keys(seed: int, iteration: int, prompts: Sequence[int]) -> list[int
 
 
 def mini_batch_indices(
-    seed: int, iteration: int, epoch: int, mini_batch: int, num_samples: int, num_mini_batches: int
+    seed: int, iteration: int, epoch: int, mini_batch: int, num_samples: int, num_mini_batches: int, per_prompt: int = 1
 ) -> Int[Tensor, " chosen"]:
-    """The samples of one optimizer step, over all processes: a part of this epoch's permutation."""
+    """The samples of one optimizer step, over all processes: a part of this epoch's permutation.
+
+    What is permuted are the prompts, each with its `per_prompt` neighbouring samples: a prompt that has all of them in
+    one optimizer step is computed once there. Where a mini-batch does not end between two prompts, one is divided.
+    """
     size = num_samples // num_mini_batches
-    order = _permutation(num_samples, stable_hash(seed, "mini_batches", iteration, epoch))
+    prompts = _permutation(num_samples // per_prompt, stable_hash(seed, "mini_batches", iteration, epoch))
+    order = (prompts[:, None] * per_prompt + torch.arange(per_prompt)).flatten()
     return order[mini_batch * size : (mini_batch + 1) * size]
 
 

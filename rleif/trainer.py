@@ -187,9 +187,8 @@ class RLEIFTrainer(Trainer):
             )
         epoch, mini_batch = divmod(step, config.num_mini_batches)
         samples = self._experience
-        chosen = mini_batch_indices(
-            config.seed, iteration, epoch, mini_batch, len(samples.input_ids), config.num_mini_batches
-        ).to(samples.input_ids.device)
+        order = (config.seed, iteration, epoch, mini_batch, len(samples.input_ids), config.num_mini_batches)
+        chosen = mini_batch_indices(*order, config.num_generations).to(samples.input_ids.device)
         place = (self.accelerator.process_index, self.accelerator.num_processes)
         parts = split_micro_batches(samples, chosen, num_batches, *place)
         return [samples.rows(part) for part in parts], int(samples.is_response[chosen].sum())

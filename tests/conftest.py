@@ -1,6 +1,8 @@
 """Fixtures for all tests: tiny models and a tokenizer made on the spot, and the optional folder of public data."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -71,3 +73,20 @@ def data_folder() -> Path:
         if place and (Path(place) / "gsm8k").is_dir():
             return Path(place)
     pytest.skip("public data sets not found: set RLEIF_DATA to a folder that holds gsm8k/test.jsonl")
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> str:
+    """A causal-LM checkpoint to start from."""
+    tiny_model.save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture(scope="module")
+def quick_collections() -> Iterator[None]:
+    """Each Trainer.train starts with a full garbage collection; what was loaded before need not be looked through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

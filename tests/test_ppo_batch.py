@@ -1,5 +1,7 @@
 """Which prompts, random streams and samples go into which step; all functions of (seed, iteration)."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -62,6 +64,14 @@ def test_the_mini_batches_of_an_epoch_are_a_partition_and_differ_between_epochs(
     for parts in epochs:
         assert sorted(torch.cat(parts).tolist()) == list(range(12))
     assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_samples_of_a_prompt_stay_in_one_mini_batch_but_for_those_at_its_limits(count):
+    parts = [ppo_batch.mini_batch_indices(0, 5, 0, m, 60, count, per_prompt=4).tolist() for m in range(count)]
+    assert sorted(itertools.chain(*parts)) == list(range(60))
+    divided = sum(len({sample // 4 for sample in part}) for part in parts) - 15
+    assert divided <= (count - 1 if (60 // count) % 4 else 0)
 
 
 @pytest.mark.parametrize(("processes", "count"), [(1, 1), (1, 5), (2, 2), (3, 2)])

@@ -1,21 +1,16 @@
-"""Training, saving, loading and scoring of both reward models on tiny networks."""
+"""Training, saving and loading of both reward models on tiny networks."""
 
 import json
-import random
 import runpy
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from reward_world import QUICK, ranked_lists, saved, summed_solutions, trained_head
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -37,64 +32,6 @@ from reward_models.records import DataError, LabeledSolution, RankedInstructions
 from reward_models.steps import split_steps
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "logging_steps": 1000}
-
-
-@pytest.fixture
-def base(tmp_path: Path, tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> str:
-    """A causal-LM checkpoint to start from."""
-    tiny_model.save_pretrained(tmp_path / "base")
-    tiny_tokenizer.save_pretrained(tmp_path / "base")
-    return str(tmp_path / "base")
-
-
-def ranked_lists(count: int, seed: int, planted: bool = True) -> list[RankedInstructions]:
-    """Problems that ask a question are better than those that do not; without `planted` the order is random."""
-    rng, lists = random.Random(seed), []
-    for _ in range(count):
-        texts = [f"Ann has {rng.randint(1, 99)} pens and buys {rng.randint(1, 99)} more." for _ in range(3)]
-        if planted or rng.random() < 0.5:
-            lists.append(RankedInstructions(tiers=((texts[0] + " How many pens?",), (texts[1], texts[2]))))
-        else:
-            lists.append(RankedInstructions(tiers=((texts[1], texts[2]), (texts[0] + " How many pens?",))))
-    return lists
-
-
-def summed_solutions(count: int, seed: int, planted: bool = True) -> list[LabeledSolution]:
-    """A step with a false sum is wrong; without `planted` the labels are random, in the same proportion."""
-    rng, solutions = random.Random(seed), []
-    for _ in range(count):
-        steps, labels = [], []
-        for number in range(1, 4):
-            a, b, is_right = rng.randint(0, 2), rng.randint(0, 2), rng.random() < 0.6
-            result = a + b if is_right else (a + b + rng.randint(1, 4)) % 5
-            steps.append(f"Step {number}: {a} + {b} = {result}")
-            labels.append(1 if (is_right if planted else rng.random() < 0.6) else -1)
-        solutions.append(LabeledSolution(instruction="Add.", steps=tuple(steps), labels=tuple(labels)))
-    return solutions
-
-
-def trained_head(base: str, kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A network whose head is not zero, so that scores differ and gradients reach every weight."""
-    network = load_network(base, kind, trained=False, dtype=dtype, **options)
-    for weight in network.score.parameters():
-        torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
-    return network
-
-
-def saved(base: str, folder: Path, kind: str, tokenizer: Any = None, **config: Any) -> str:
-    """A saved reward model with a head that is not zero."""
-    trainers: dict[str, Callable[..., Any]] = {
-        "irm": lambda *rest, **more: IRMTrainer(*rest, **more),
-        "prm": lambda *rest, **more: PRMTrainer(*rest, **more),
-    }
-    configs = {"irm": IRMConfig, "prm": PRMConfig}
-    trainer = trainers[kind](
-        trained_head(base, kind), configs[kind](output_dir=str(folder), **QUICK, **config), processing_class=tokenizer
-    )
-    trainer.save_model()
-    return str(folder)
-
 
 # Learning
 
@@ -235,149 +172,6 @@ def test_low_precision_training_keeps_head_and_loss_in_float32(tmp_path: Path, b
     # A head that ran in bfloat16 would give logits that bfloat16 holds exactly.
     assert not torch.equal(logits, logits.bfloat16().float())
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
-
-
-# Scoring
-
-LONG = "Ann buys 30 more pens and gives half of them to 7 friends. 日本 🧮 How many?"
-INSTRUCTIONS = ["Ann has 12 pens.", "How many?", LONG] * 2
-SOLUTIONS = [
-    "Step 1: 1 + 1 = 2\nStep 2: 2 + 2 = 5\nThe answer is: 5", "", "a single line", "p1\r\n\r\np2 🧮\r\n\r\np3",
-    "1. a\n2. b\n#### 3", "x\ny",
-]  # fmt: skip
-
-
-def test_scores_do_not_depend_on_the_batch_and_keep_the_order(tmp_path: Path, base: str) -> None:
-    irm = InstructionRewardModel.from_pretrained(saved(base, tmp_path / "irm", "irm"))
-    prm = ProcessRewardModel.from_pretrained(saved(base, tmp_path / "prm", "prm"))
-    alone = [irm.score([text])[0] for text in INSTRUCTIONS]
-    for size in (2, 4, 64):
-        assert irm.score(INSTRUCTIONS, batch_size=size) == pytest.approx(alone, abs=1e-6)
-    single = [prm.score_steps([q], [s])[0] for q, s in zip(INSTRUCTIONS, SOLUTIONS, strict=True)]
-    for size in (2, 64):
-        for one, many in zip(single, prm.score_steps(INSTRUCTIONS, SOLUTIONS, batch_size=size), strict=True):
-            assert many.steps == one.steps
-            assert many.scores == pytest.approx(one.scores, abs=1e-6)
-    assert [len(result.scores) for result in single] == [3, 0, 1, 3, 3, 2]
-    assert len({round(score, 6) for score in alone}) == 3
-    assert all(0 < score < 1 for result in single for score in result.scores)
-    assert (irm.score([]), prm.score_steps([], [])) == ([], [])
-
-
-def test_padding_amount_and_side_do_not_change_a_score(base: str) -> None:
-    network = trained_head(base, "irm").eval()
-    ids = [5, 6, 7, 8]
-    with torch.no_grad():
-        plain = network(**pad_batch([ids], [[3]], 0)).item()
-        wide = network(**pad_batch([ids, [9] * 40], [[3], [39]], 0))[0].item()
-        left = network(
-            input_ids=torch.tensor([[0, 0, *ids]]),
-            attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]]),
-            positions=torch.tensor([[5]]),
-        ).item()
-    assert wide == pytest.approx(plain, abs=1e-6)
-    assert left == pytest.approx(plain, abs=1e-6)
-
-
-def test_the_mask_of_a_batch_comes_from_lengths_even_where_the_text_holds_the_pad_id() -> None:
-    batch = pad_batch([[5, 0, 7, 0], [0]], [[1, 3], [0]], pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 0, 7, 0], [0, 0, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
-    assert batch["positions"].tolist() == [[1, 3], [0, 0]]
-
-
-@pytest.mark.parametrize("pad", ["<pad>", "<eos>", None])
-def test_any_pad_token_gives_the_same_scores_and_the_eos_is_read(
-    tmp_path: Path, base: str, tiny_tokenizer: PreTrainedTokenizerFast, pad: str | None
-) -> None:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token=pad, eos_token="<eos>", padding_side="left"
-    )
-    reference = InstructionRewardModel.from_pretrained(saved(base, tmp_path / "reference", "irm"))
-    path = saved(base, tmp_path / "irm", "irm", tokenizer)
-    irm = InstructionRewardModel.from_pretrained(path)
-    assert irm.tokenizer.pad_token == pad
-    assert irm.score(INSTRUCTIONS) == pytest.approx(reference.score(INSTRUCTIONS), abs=1e-6)
-
-    plain = AutoModelForSequenceClassification.from_pretrained(path)
-    for text, score in zip(INSTRUCTIONS, irm.score(INSTRUCTIONS), strict=True):
-        ids = [*irm.tokenizer(text)["input_ids"], irm.tokenizer.eos_token_id]
-        with torch.no_grad():
-            logit = plain(input_ids=torch.tensor([ids])).logits
-        assert torch.sigmoid(logit).item() == pytest.approx(score, abs=1e-6)
-
-
-@pytest.mark.parametrize("pad", ["<eos>", None])
-def test_training_works_without_a_pad_token_of_its_own(
-    tmp_path: Path, base: str, tiny_tokenizer: PreTrainedTokenizerFast, pad: str | None
-) -> None:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token=pad, eos_token="<eos>"
-    )
-    irm = IRMTrainer(
-        base, IRMConfig(output_dir=str(tmp_path / "irm"), **QUICK), ranked_lists(4, 0), processing_class=tokenizer
-    )
-    prm = PRMTrainer(
-        base, PRMConfig(output_dir=str(tmp_path / "prm"), **QUICK), summed_solutions(4, 0), processing_class=tokenizer
-    )
-    for trainer in (irm, prm):
-        assert 0 < trainer.train().training_loss < 2
-
-
-def test_plain_transformers_loads_a_saved_prm_and_gives_the_same_scores(tmp_path: Path, base: str) -> None:
-    path = saved(base, tmp_path / "prm", "prm")
-    prm = ProcessRewardModel.from_pretrained(path)
-    network, tokenizer = AutoModelForTokenClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    text = SOLUTIONS[0]
-    (result,) = prm.score_steps(["Add."], [text])
-    prompt = prm.format.render("Add.")
-    tokens = tokenizer(prompt + text, return_offsets_mapping=True, return_tensors="pt")
-    with torch.no_grad():
-        scores = torch.sigmoid(network(input_ids=tokens["input_ids"]).logits[0, :, 0])
-    for step, score in zip(result.steps, result.scores, strict=True):
-        last = len(prompt) + step.end - 1
-        (place,) = [i for i, (start, end) in enumerate(tokens["offset_mapping"][0].tolist()) if start <= last < end]
-        assert scores[place].item() == pytest.approx(score, abs=1e-6)
-
-
-def test_given_steps_are_scored_as_the_same_text_is(tmp_path: Path, base: str) -> None:
-    prm = ProcessRewardModel.from_pretrained(saved(base, tmp_path / "prm", "prm"))
-    given = prm.score_given_steps(["Add."], [("Step 1: 1 + 1 = 2", "Step 2: 2 + 2 = 5")])
-    split = prm.score_steps(["Add."], ["Step 1: 1 + 1 = 2\nStep 2: 2 + 2 = 5"])
-    assert given == split
-
-
-def test_later_steps_do_not_change_earlier_scores(tmp_path: Path, base: str) -> None:
-    prm = ProcessRewardModel.from_pretrained(saved(base, tmp_path / "prm", "prm"))
-    long = prm.score_steps(["Add."], ["Step 1: a b\nStep 2: c d\nStep 3: e"])[0].scores
-    short = prm.score_steps(["Add."], ["Step 1: a b\nStep 2: c d"])[0].scores
-    assert short == pytest.approx(long[:2], abs=1e-6)
-
-
-def test_steps_beyond_the_length_score_zero_and_are_counted(
-    tmp_path: Path, base: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = saved(base, tmp_path / "prm", "prm", max_length=30, prompt_template="{instruction}")
-    prm, text = ProcessRewardModel.from_pretrained(path), "\n".join(f"Step {k}: 1 + 1 = 2" for k in range(1, 6))
-    (result,) = prm.score_steps(["Q"], [text])
-    whole = ProcessRewardModel.from_pretrained(saved(base, tmp_path / "long", "prm", prompt_template="{instruction}"))
-    read = len(result.steps) - result.unread
-    assert 0 < read < 5 == len(result.scores)
-    assert result.scores[:read] == pytest.approx(whole.score_steps(["Q"], [text])[0].scores[:read], abs=1e-6)
-    assert result.scores[read:] == (0.0,) * result.unread
-    assert "1 of 1 solutions are longer than 30 tokens" in caplog.text
-    (nothing,) = prm.score_steps(["a long prompt " * 40], [text])
-    assert (nothing.scores, nothing.unread) == ((0.0,) * 5, 5)
-
-
-def test_a_long_instruction_is_read_from_its_beginning(
-    tmp_path: Path, base: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    irm = InstructionRewardModel.from_pretrained(saved(base, tmp_path / "irm", "irm", max_length=10))
-    scores = irm.score(["1234567890", "123456789", "1234567890 and more"])
-    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
-    assert scores[0] == pytest.approx(scores[2], abs=1e-6)
-    assert "2 of 3 instructions are longer than 10 tokens" in caplog.text
 
 
 # Labels to targets

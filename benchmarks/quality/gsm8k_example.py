@@ -2,6 +2,9 @@
 
     python benchmarks/quality/gsm8k_example.py --seeds 3
 
+The budget is longer than the example's ten minutes (`BUDGET`): more data for every model, more PPO iterations, twice as
+many held-out problems. `--as-is` keeps the example's own.
+
 Each seed is a whole run of the configuration (own problems, own SFT model, own reward models). The control takes that
 seed's SFT and reward models and trains PPO on rewards permuted over the samples of each iteration: what is left of an
 improvement there did not come from the rewards. Runs are kept, so the same command continues after an interruption.
@@ -21,19 +24,32 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "runs" / "quality"
+BUDGET = (
+    "run.threads=1",
+    "evolve.num_seeds=14000",
+    "evolve.num_heldout=1000",
+    "answers.max_problems=30000",
+    "samples.num_problems=2000",
+    "ranks.max_lists=5000",
+    "steps.max_problems=6000",
+    "prm.num_train_epochs=1.5",
+    "prm.learning_rate=5.0e-4",
+    "ppo.num_iterations=50",
+)
 
 
 def main() -> int:
     arguments = parse_arguments()
     content = yaml.safe_load((ROOT / arguments.config).read_text(encoding="utf-8"))
-    for item in arguments.set:
+    changes = [*(() if arguments.as_is else BUDGET), *arguments.set]
+    for item in changes:
         path, _, value = item.partition("=")
         section, _, key = path.partition(".")
         content.setdefault(section, {})[key] = yaml.safe_load(value)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         rows = list(pool.map(lambda seed: run_seed(content, seed, arguments), seeds))
-    report = summary(rows, arguments)
+    report = summary(rows, arguments.config, changes)
     out = ROOT / arguments.output
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -48,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with run.threads threads")
     parser.add_argument("--no-control", action="store_true", help="leave out the runs on shuffled rewards")
     parser.add_argument("--config", default="examples/configs/gsm8k_symbolic.yaml", help="YAML")
+    parser.add_argument("--as-is", action="store_true", help="the configuration's own budget")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="section.key=value", help="changes to the configuration"
     )
@@ -102,14 +119,14 @@ def rleif_run(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
+def summary(rows: list[dict[str, Any]], config: str, changes: list[str]) -> dict[str, Any]:
     first = rows[0]["rleif"]
     return {
         "command": " ".join(["python", *sys.argv]),
         "commit": first["commit"],
         "versions": first["versions"],
         "seeds": [row["seed"] for row in rows],
-        "settings": {"config": arguments.config, "set": arguments.set},
+        "settings": {"config": config, "changes": changes},
         "rows": rows,
     }
 
@@ -129,8 +146,7 @@ def _rewards_line(name: str, results: dict[str, Any]) -> str:
     """The reward models on held-out data, and what they are worth in choosing one of eight samples."""
     irm, prm = results["irm"]["pair_accuracy"], results["prm"]
     votes, best = (
-        " -> ".join(f"{100 * results[model][key]:.1f}" for model in ("sft", "ppo"))
-        for key in ("maj8", "prm_best_of_8")
+        " -> ".join(f"{100 * results[model][key]:.1f}" for model in ("sft", "ppo")) for key in ("maj8", "prm_best_of_8")
     )
     return (
         f"{name:<18}{irm:>11.3f}{prm['step_accuracy']:>11.3f}{prm['first_error_f1']:>7.3f}{votes:>15}{best:>15}"
