@@ -75,7 +75,7 @@ def test_a_prm_learns_a_planted_rule_from_files(tmp_path: Path, base: str) -> No
         output_dir=str(tmp_path / "prm"),
         learning_rate=3e-3,
         per_device_train_batch_size=16,
-        num_train_epochs=10,
+        num_train_epochs=15,
         prompt_template="{instruction}",
         **QUICK,
     )
