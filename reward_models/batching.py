@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import Trainer
 
@@ -14,8 +15,9 @@ class LengthBuckets(Sampler[int]):
     """Indices of one epoch such that every `batch_size` in a row have similar lengths, and the batches any order.
 
     The order is what `transformers`' sampler of this purpose lacks: it goes from the longest batch to the shortest
-    within fifty, so that training sees a curriculum with a period of fifty steps. A small model trained so was right
-    on 30% of held-out problems where shuffled batches brought 61%.
+    within fifty, so that training sees a curriculum with a period of fifty steps. Measured with the model of the GSM8K
+    example after 750 SFT steps on the same 12000 problems, sampled accuracy on held-out ones: 30% so, 55% with these
+    buckets, 61% with rows in random order, which took half as long again.
 
     Results depend on seed, epoch and lengths alone, so all processes agree, and a resumed epoch is the same one.
 
@@ -64,7 +66,7 @@ class TrainsInLengthBuckets(_Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(rows, "__len__"):
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
             return super()._get_train_sampler(train_dataset)
         column = self.args.length_column_name
         lengths = rows[column] if column in rows.column_names else [len(ids) for ids in rows["input_ids"]]
