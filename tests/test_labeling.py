@@ -30,6 +30,7 @@ from rleif.records import (
 )
 from rleif.sources import gold_solution, gsm8k_row
 from rleif.teachers.symbolic import SymbolicTeacher, read
+from rleif.teachers.symbolic.program import Program
 
 CLIPS = {
     "question": "Natalia sold clips to 48 of her friends in April.  Mr. Po then bought 7 more. She sold half as many "
@@ -76,10 +77,33 @@ def test_a_careless_teacher_errs_at_the_stated_rate_and_only_where_it_should(tmp
     assert 0.2 < 1 - report["agreement"] < 0.38
     again = label_answers(AnswerArguments(output_dir=str(tmp_path), error_rate=0.3, max_problems=40, progress=False))
     assert again["kept"] == 40
+    with pytest.raises(ValueError, match="error_kind must be one of slip, misread, got 'typo'"):
+        AnswerArguments(output_dir="x", error_kind="typo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"error_rate must lie in \[0, 1\], got 1.5"):
         AnswerArguments(output_dir="x", error_rate=1.5)
     with pytest.raises(ValueError, match="needs teacher symbolic"):
         AnswerArguments(output_dir="x", error_rate=0.1, teacher="none")
+
+
+def test_a_teacher_with_a_habit_errs_only_where_a_relation_can_be_misread(tmp_path):
+    rows = draw_problems(60, (2, 3), seed=3, name="habit")
+    write_jsonl(tmp_path / "evolve" / "pool.jsonl", rows)
+    arguments = AnswerArguments(output_dir=str(tmp_path), error_rate=1.0, error_kind="misread", progress=False)
+    report = label_answers(arguments)
+    given = {problem.id: problem.answer for problem in rows}
+    wrong = {
+        solution.problem_id
+        for solution in read_solutions(tmp_path / "label" / "answers.jsonl")
+        if solution.answer != given[solution.problem_id]
+    }
+
+    def relations(problem):
+        return {quantity.relation for quantity in Program.from_json(problem.meta["program"]).quantities}
+
+    misread = {problem.id for problem in rows if {"fewer", "share", "comparison"} & relations(problem)}
+    assert report["kept"] == 60
+    assert 0 < len(wrong) < 60
+    assert wrong <= misread
 
 
 def test_answers_that_miss_the_known_answer_are_kept_apart_with_the_reason(tmp_path):

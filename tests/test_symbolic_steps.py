@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from rleif.records import Problem, Solution
-from rleif.teachers.symbolic import CORRUPTIONS, SymbolicTeacher, corrupt, sample_problem
+from rleif.teachers.symbolic import CORRUPTIONS, MISREAD, SymbolicTeacher, corrupt, sample_problem
 from rleif.teachers.symbolic.expressions import equations, stated_answer
 
 TEACHER = SymbolicTeacher()
@@ -192,6 +192,43 @@ def test_the_arithmetic_of_the_other_corruptions_is_as_their_name_says() -> None
         assert [holds(s) for s in corrupt(problem, right, rng, "arithmetic").steps[:-1]].count(False) == 1
         for kind in ("operand", "operation", "skipped", "answer"):
             assert all(holds(s) for s in corrupt(problem, right, rng, kind).steps[:-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("Greta bakes 12 tarts. Hugo bakes 5 fewer tarts than Greta. How many tarts does Hugo bake?", "12 + 5 = 17"),
+        ("Greta bakes 12 tarts. Hugo bakes half as many tarts as Greta. How many tarts does Hugo bake?", "12 * 2 = 24"),
+        (
+            "Greta bakes 12 tarts. Hugo bakes 5 tarts. How many more tarts does Greta bake than Hugo?",
+            "The difference is 12 + 5 = 17",
+        ),
+    ],
+)
+def test_a_misreading_turns_the_relation_around(text: str, step: str) -> None:
+    problem = Problem(id="x", root="x", instruction=text)
+    wrong = corrupt(problem, asyncio.run(TEACHER.answer(problem)), random.Random(0), MISREAD)
+    assert step in wrong.steps[0]
+    assert asyncio.run(TEACHER.label(problem, wrong.steps)) == (-1, 0)
+
+
+def test_a_misreading_is_the_same_wherever_it_occurs_and_needs_a_relation_that_can_be_misread() -> None:
+    twice = Problem(
+        id="x",
+        root="x",
+        instruction="Greta bakes 12 tarts. Hugo bakes 5 fewer tarts than Greta. Ines bakes 2 more tarts than Hugo. "
+        "Otto bakes 3 fewer tarts than Ines. How many tarts does Otto bake?",
+    )
+    wrong = corrupt(twice, asyncio.run(TEACHER.answer(twice)), random.Random(0), MISREAD)
+    assert [line.split("bakes ")[-1] for line in wrong.steps[:-1]] == [
+        "12 + 5 = 17 tarts.",
+        "17 + 2 = 19 tarts.",
+        "19 + 3 = 22 tarts.",
+    ]
+    assert asyncio.run(TEACHER.label(twice, wrong.steps)) == (-1, 0, -1, 0)
+    plain = Problem(id="y", root="y", instruction=TWO_STEPS)
+    with pytest.raises(ValueError, match="no 'misread' corruption fits"):
+        corrupt(plain, asyncio.run(TEACHER.answer(plain)), random.Random(0), MISREAD)
 
 
 def test_an_unknown_corruption_is_refused_with_the_known_ones() -> None:

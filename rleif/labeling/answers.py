@@ -14,6 +14,7 @@ from rleif.teachers.named import teacher_by_name
 
 SLIPS = ("skipped", "operation", "operand")
 """Errors of a careless teacher. Wrong sums are not among them: they look like noise, and no teacher makes many."""
+ERRORS = {"slip": SLIPS, "misread": ("misread",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,13 @@ class AnswerArguments:
             "filter of its teacher's answers, and a reviewer notes that wrong ones are kept"
         },
     )
+    error_kind: Literal["slip", "misread"] = field(
+        default="slip",
+        metadata={
+            "help": "slip: one error somewhere (a step skipped, a wrong operation or number); misread: a habit, 'fewer "
+            "than' read as more, 'half as many' as twice, a difference as a sum, which SFT teaches the policy"
+        },
+    )
     max_problems: int | None = field(default=None, metadata={"help": "answer at most so many problems"})
     seed: int = field(default=0, metadata={"help": "decides which, when there are more"})
     concurrency: int = field(default=64, metadata={"help": "teacher calls in flight at most"})
@@ -46,6 +54,8 @@ class AnswerArguments:
     def __post_init__(self) -> None:
         if self.keep not in ("all", "known_answer"):
             raise ValueError(f"keep must be 'all' or 'known_answer', got {self.keep!r}")
+        if self.error_kind not in ERRORS:
+            raise ValueError(f"error_kind must be one of {', '.join(ERRORS)}, got {self.error_kind!r}")
         if not 0.0 <= self.error_rate <= 1.0:
             raise ValueError(f"error_rate must lie in [0, 1], got {self.error_rate}")
         if self.error_rate and self.teacher != "symbolic":
@@ -96,16 +106,17 @@ def _solutions(arguments: AnswerArguments, problems: list[Problem]) -> list[Solu
 
 
 def _err(problem: Problem, solution: Solution | Exception, arguments: AnswerArguments) -> Solution | Exception:
-    """The solution, or at the stated rate one with a slip; unchanged where no slip fits it."""
+    """The solution, or at the stated rate one with an error; unchanged where no such error fits it."""
     from rleif.teachers.symbolic import corrupt
 
     rng = random.Random(stable_hash(arguments.seed, "slip", problem.id))
     if isinstance(solution, Exception) or rng.random() >= arguments.error_rate:
         return solution
-    for kind in rng.sample(SLIPS, len(SLIPS)):
+    kinds = ERRORS[arguments.error_kind]
+    for kind in rng.sample(kinds, len(kinds)):
         try:
             return corrupt(problem, solution, rng, kind)
-        except ValueError:  # this problem offers no such slip
+        except ValueError:  # this problem offers no such error
             continue
     return solution
 

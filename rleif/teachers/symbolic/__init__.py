@@ -1,7 +1,7 @@
 """A world of GSM8K-style word problems with ground truth, and the teacher that computes its verbs exactly."""
 
 from rleif.teachers.symbolic.defects import DEFECTS, defective
-from rleif.teachers.symbolic.faults import CORRUPTIONS, corrupt
+from rleif.teachers.symbolic.faults import CORRUPTIONS, MISREAD, corrupt
 from rleif.teachers.symbolic.reader import Reading, analyse, read
 from rleif.teachers.symbolic.sample import NUMBERS, SIZES, Sizes, sample_problem
 from rleif.teachers.symbolic.teacher import SymbolicTeacher
@@ -9,6 +9,7 @@ from rleif.teachers.symbolic.teacher import SymbolicTeacher
 __all__ = [
     "CORRUPTIONS",
     "DEFECTS",
+    "MISREAD",
     "NUMBERS",
     "SIZES",
     "Reading",

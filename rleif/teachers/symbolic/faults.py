@@ -16,6 +16,10 @@ CORRUPTIONS = ("arithmetic", "operand", "operation", "skipped", "compensating", 
 """A false result; a wrong number; a wrong operation; a step left out, its argument used in its place; two errors that
 cancel, so that the answer is right by a wrong path; right steps with a wrong answer line."""
 
+MISREAD = "misread"
+"""A habit, not a slip: "fewer than" read as more, "half as many" as twice, a difference as a sum, wherever they occur in
+the problem."""
+
 Fault = Callable[[tuple[Fraction, ...]], tuple[str, Fraction]]
 """From the values of a quantity's arguments to what is written instead: left side and result."""
 
@@ -24,12 +28,13 @@ _OTHER_SIGNS = {"+": "-*/", "-": "+*", "*": "+-/", "/": "*-"}
 
 
 def corrupt(problem: Problem, solution: Solution, rng: random.Random, kind: str) -> Solution:
-    """The solution with one error (or one cancelling pair) and all that follows from it.
+    """The solution with one error (one cancelling pair, or one habit) and all that follows from it.
 
-    The first step that is not +1 under `label` is the injected one. Raises ValueError for an unknown kind.
+    The first step that is not +1 under `label` is the injected one. `kind` is one of CORRUPTIONS or MISREAD. Raises
+    ValueError for an unknown kind, and where the kind does not fit the problem.
     """
-    if kind not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption {kind!r}; known: {', '.join(CORRUPTIONS)}")
+    if kind not in _KINDS:
+        raise ValueError(f"unknown corruption {kind!r}; known: {', '.join(_KINDS)}")
     program = program_of(problem)
     right = answer_line(program)
     drafts = (steps for steps in _KINDS[kind](program, rng) if (steps[-1] == right) == (kind == "compensating"))
@@ -163,6 +168,33 @@ def _skipped(program: Program, rng: random.Random) -> Iterator[tuple[str, ...]]:
             yield steps
 
 
+_READ_AS = {"fewer": "+", "share": "*", "comparison": "+"}
+
+
+def _misread(program: Program, rng: random.Random) -> Iterator[tuple[str, ...]]:
+    """One draft, nothing about it is drawn: a habit errs everywhere in the same way."""
+    truth = evaluate(program)
+    faults: dict[int, Fault] = {}
+    for q in operations(program):
+        fault = _misreading(q) if q.relation in _READ_AS else None
+        if fault is not None and not _is_right(program, fault(tuple(truth[a] for a in q.args))[0]):
+            faults[q.id] = fault
+    steps = _write(program, faults) if faults else None
+    if steps is not None:
+        yield steps
+
+
+def _misreading(q: Quantity) -> Fault:
+    def fault(arguments: tuple[Fraction, ...]) -> tuple[str, Fraction]:
+        first, _, second = equation(q, arguments).split(" ")
+        left_side = f"{first} {_READ_AS[q.relation]} {second}"
+        value = _parse(left_side).left
+        assert value is not None
+        return left_side, value
+
+    return fault
+
+
 def _compensating(program: Program, rng: random.Random) -> Iterator[tuple[str, ...]]:
     order = operations(program)
     truth = evaluate(program)
@@ -212,4 +244,5 @@ _KINDS = {
     "skipped": _skipped,
     "compensating": _compensating,
     "answer": _answer,
+    MISREAD: _misread,
 }
