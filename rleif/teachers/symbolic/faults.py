@@ -17,8 +17,8 @@ CORRUPTIONS = ("arithmetic", "operand", "operation", "skipped", "compensating", 
 cancel, so that the answer is right by a wrong path; right steps with a wrong answer line."""
 
 MISREAD = "misread"
-"""A habit, not a slip: "fewer than" is read as more, "half as many" as twice, a difference as a sum, wherever they occur
-in the problem."""
+"""A habit, not a slip: "fewer than" is read as more, "half as many" as twice, a difference as a sum, wherever they
+occur in the problem."""
 
 Fault = Callable[[tuple[Fraction, ...]], tuple[str, Fraction]]
 """From the values of a quantity's arguments to what is written instead: left side and result."""
