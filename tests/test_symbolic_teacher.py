@@ -160,6 +160,18 @@ def test_results_do_not_depend_on_call_order_or_concurrency() -> None:
     assert other_seed != alone
 
 
+def test_no_child_takes_more_steps_than_the_teacher_may_make():
+    teacher = SymbolicTeacher(seed=0, max_steps=3)
+    at_the_bound, below = problems(20, seed=3, steps=(3,)), problems(20, seed=3, steps=(2,))
+    refused = [evolve(p, "increase_reasoning", random.Random(1), teacher) for p in at_the_bound]
+    assert {child.reason for child in refused if isinstance(child, NoEvolution)} >= {"it would take more than 3 steps"}
+    assert not any(isinstance(child, Draft) for child in refused)
+    made = [evolve(p, "increase_reasoning", random.Random(1), teacher) for p in below]
+    assert {child.meta["steps"] for child in made if isinstance(child, Draft)} == {3}
+    with pytest.raises(ValueError, match="at least one operation"):
+        SymbolicTeacher(max_steps=0)
+
+
 _DIGEST = """
 import asyncio, hashlib, random
 from rleif.teachers.base import Operator

@@ -41,6 +41,9 @@ class EvolveArguments:
     numbers: Literal["full", "small", "tiny"] = field(
         default="full", metadata={"help": "how large the numbers of symbolic problems get; tiny suits a tiny model"}
     )
+    max_evolved_steps: int | None = field(
+        default=None, metadata={"help": "the symbolic teacher makes no problem of more operations than this"}
+    )
     schedule: Literal["wizardmath_v1", "wizardmath_v3"] = field(
         default="wizardmath_v3", metadata={"help": "v3: 2 downward and 3 upward rounds; v1: 8 mixed turns"}
     )
@@ -74,7 +77,14 @@ class EvolveArguments:
         _one_of("numbers", self.numbers, ("full", "small", "tiny"))
         if self.seeds is None and self.num_seeds is None:
             raise ValueError("give seeds (a JSONL path) or num_seeds (how many symbolic problems to draw)")
-        for name in ("num_seeds", "num_heldout", "evolutions_per_round", "concurrency", "min_steps"):
+        for name in (
+            "num_seeds",
+            "num_heldout",
+            "evolutions_per_round",
+            "concurrency",
+            "min_steps",
+            "max_evolved_steps",
+        ):
             value, least = getattr(self, name), 0 if name == "num_heldout" else 1
             if value is not None and value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
@@ -106,7 +116,11 @@ def evolve_files(arguments: EvolveArguments) -> dict[str, Any]:
 
 def _evolve(arguments: EvolveArguments, seeds: Sequence[Problem], check: Decontaminator) -> Pool:
     teacher = teacher_by_name(
-        arguments.teacher, seed=arguments.seed, noise=arguments.teacher_noise, numbers=arguments.numbers
+        arguments.teacher,
+        seed=arguments.seed,
+        noise=arguments.teacher_noise,
+        numbers=arguments.numbers,
+        max_steps=arguments.max_evolved_steps,
     )
     dedup = DEDUP[arguments.dedup]
     if teacher is None:

@@ -5,11 +5,14 @@ from rleif.teachers.base import Teacher
 TEACHERS = ("symbolic", "none")
 
 
-def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0, numbers: str = "full") -> Teacher | None:
+def teacher_by_name(
+    name: str, *, seed: int = 0, noise: float = 0.0, numbers: str = "full", max_steps: int | None = None
+) -> Teacher | None:
     """The teacher a configuration names; None for "none".
 
     noise: rate of ill-posed children that the symbolic teacher lets through, in [0, 1].
     numbers: how large numbers the symbolic teacher uses, "full", "small" or "tiny".
+    max_steps: the most operations of a problem that it evolves; None: no bound.
     Raises ValueError for another name.
     """
     if name == "none":
@@ -17,5 +20,5 @@ def teacher_by_name(name: str, *, seed: int = 0, noise: float = 0.0, numbers: st
     if name == "symbolic":
         from rleif.teachers.symbolic import NUMBERS, SymbolicTeacher
 
-        return SymbolicTeacher(seed, noise=noise, sizes=NUMBERS[numbers])
+        return SymbolicTeacher(seed, noise=noise, sizes=NUMBERS[numbers], max_steps=max_steps)
     raise ValueError(f"unknown teacher {name!r}; known: {', '.join(TEACHERS)}")

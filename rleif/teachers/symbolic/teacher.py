@@ -10,7 +10,7 @@ from rleif.teachers.base import Draft, NoEvolution, Operator, Ranking
 from rleif.teachers.symbolic.defects import ILL_POSED, spoil
 from rleif.teachers.symbolic.edits import EDITS, edit
 from rleif.teachers.symbolic.judge import label_steps
-from rleif.teachers.symbolic.program import Program, evaluate, program_key
+from rleif.teachers.symbolic.program import Program, count_steps, evaluate, program_key
 from rleif.teachers.symbolic.reader import Reading, analyse
 from rleif.teachers.symbolic.render import number, render, solution_steps
 from rleif.teachers.symbolic.restore import program_of
@@ -24,7 +24,8 @@ class SymbolicTeacher:
 
     noise: the rate at which `evolve` returns an ill-posed child with a wrong reference answer, as a careless teacher
     would: meta["noise"] is True and meta["defect"] names what is wrong. Such a child is answered with its wrong
-    reference and does not evolve further. Every result depends on the arguments, `rng` and the seed alone.
+    reference and does not evolve further. max_steps: a child of more operations is no evolution. Every result depends
+    on the arguments, `rng` and the seed alone.
 
     >>> teacher = SymbolicTeacher(seed=0)
     >>> draft = await teacher.evolve(problem, Operator(name="add_constraints", direction="up"), rng)
@@ -32,12 +33,15 @@ class SymbolicTeacher:
 
     name = TEACHER_NAME
 
-    def __init__(self, seed: int = 0, noise: float = 0.0, sizes: Sizes = SIZES) -> None:
+    def __init__(self, seed: int = 0, noise: float = 0.0, sizes: Sizes = SIZES, max_steps: int | None = None) -> None:
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps = {max_steps}: a problem takes at least one operation")
         if not 0.0 <= noise <= 1.0:
             raise ValueError(f"noise = {noise}: expected a rate between 0 and 1")
         self.seed = seed
         self.noise = noise
         self.sizes = sizes
+        self.max_steps = max_steps
 
     async def evolve(self, problem: Problem, operator: Operator, rng: random.Random) -> Draft | NoEvolution:
         """Raises ValueError for an operator that is not one of the five of `edits.EDITS`, or a foreign problem."""
@@ -50,6 +54,8 @@ class SymbolicTeacher:
         program = edit(program_of(problem), operator.name, own, self.sizes)
         if program is None:
             return NoEvolution(reason=EDITS[operator.name][1])
+        if self.max_steps is not None and count_steps(program) > self.max_steps:
+            return NoEvolution(reason=f"it would take more than {self.max_steps} steps")
         if own.random() < self.noise:
             return self._dirty(program, own)
         return Draft(instruction=render(program), answer=answer_of(program), meta=meta_of(program))
