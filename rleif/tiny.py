@@ -66,18 +66,20 @@ def fixed_parts(template: str) -> list[str]:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, fixed: Sequence[str] = ()) -> "PreTrainedTokenizerFast":
     """A byte-level BPE with single digits, trained on `texts`; any text survives encode and decode byte for byte.
 
+    A digit joins the space before it: " 2" is one token, a sixth fewer for worked solutions.
+
     Args:
         texts: the corpus, in a fixed order (the result depends on it alone).
         vocab_size: number of tokens, special and fixed ones included.
         fixed: texts that become one token each. The prompt template is the same in every row, so spelling it out
             would spend a third of a small model's context and compute on a constant.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(Regex(r" ?\p{Nd}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

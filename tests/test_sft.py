@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from rleif.prompting import WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, write_jsonl
-from rleif.sft import SFTArguments, SFTConfig, last_checkpoint, read_examples, train_sft
+from rleif.sft import SFTArguments, SFTConfig, last_checkpoint, read_examples, tokenize, train_sft
 from rleif.tiny import TinyModel, fixed_parts, make_tiny, train_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
@@ -123,6 +123,29 @@ def test_the_loss_is_the_mean_surprise_over_response_tokens(trained):
     assert loss != pytest.approx(surprise[batch["attention_mask"][:, 1:].bool()].mean().item(), abs=1e-2)
 
 
+def test_rows_are_tokenized_as_trl_does_it(trained):
+    """Also where a token reaches over the border, so that the completion begins within the prompt's last one."""
+    folder, _ = trained
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    examples = [
+        *read_examples([str(folder.parent / "answers.jsonl")]),
+        {"prompt": "How many", "completion": "? The answer is: 5"},
+        {"prompt": "How man", "completion": "y? 5<eos>"},
+    ]
+    assert len(tokenizer("How man")["input_ids"]) > 1
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder),
+        args=config(folder.parent / "trl"),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+    )
+    expected = trainer.train_dataset.to_list()
+    for row, mine in zip(expected, tokenize(examples, tokenizer), strict=True):
+        assert mine["input_ids"] == row["input_ids"]
+        assert mine["completion_mask"] == [int(label != -100) for label in row["labels"]]
+    assert expected[-1]["labels"][-1] == tokenizer.eos_token_id != expected[-1]["labels"][-2]
+
+
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=80))
 def test_any_text_survives_the_tokenizer_byte_for_byte(tokenizer, text):
@@ -133,7 +156,8 @@ def test_any_text_survives_the_tokenizer_byte_for_byte(tokenizer, text):
 
 def test_every_digit_is_a_token_of_its_own(tokenizer):
     assert tokenizer.tokenize("12305") == ["1", "2", "3", "0", "5"]
-    assert not [token for token in tokenizer.get_vocab() if sum(c.isdigit() for c in token) and len(token) > 1]
+    assert tokenizer.tokenize("3 + 23") == ["3", "Ġ+", "Ġ2", "3"]
+    assert {token.lstrip("Ġ") for token in tokenizer.get_vocab() if set(token) & set("0123456789")} == set("0123456789")
 
 
 def test_each_fixed_part_of_the_prompt_is_one_token(tokenizer):
