@@ -134,20 +134,28 @@ def read_examples(
     if not files:
         raise DataError("sft needs train_files: JSONL with `instruction` and `steps` or `solution`")
     rows = [
-        {"prompt": render_prompt(row["instruction"], template), "completion": COMPLETION_PREFIX + _solution(row, file)}
+        _example(row, template, f"{file}, line {line}")
         for file in files
-        for row in read_rows(file, required=("instruction",))
+        for line, row in enumerate(read_rows(file, required=("instruction",)), start=1)
     ]
     return rows[:max_rows]
 
 
-def _solution(row: dict[str, Any], file: str) -> str:
-    if isinstance(row.get("steps"), list):
-        return "\n".join(row["steps"])
-    if isinstance(row.get("solution"), str):
-        return row["solution"]
+def _example(row: dict[str, Any], template: str, place: str) -> dict[str, str]:
+    if not isinstance(row["instruction"], str):
+        raise DataError(f"{place}: 'instruction' is {row['instruction']!r}; expected a text")
+    prompt = render_prompt(row["instruction"], template)
+    return {"prompt": prompt, "completion": COMPLETION_PREFIX + _solution(row, place)}
+
+
+def _solution(row: dict[str, Any], place: str) -> str:
+    steps, solution = row.get("steps"), row.get("solution")
+    if isinstance(steps, list) and all(isinstance(step, str) for step in steps):
+        return "\n".join(steps)
+    if isinstance(solution, str):
+        return solution
     raise DataError(
-        f"{file}: a row has neither `steps` (a list of lines) nor `solution` (a text); it has {sorted(row)}"
+        f"{place}: the row has neither `steps` (a list of lines) nor `solution` (a text); it has {sorted(row)}"
     )
 
 

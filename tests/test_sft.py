@@ -168,9 +168,18 @@ def test_sizes_that_make_no_model_are_refused(values, words):
         TinyModel(**values)
 
 
-def test_a_row_without_solution_is_named(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"instruction": "1 + 1?", "answer": "2"}])
-    with pytest.raises(DataError, match=r"neither `steps` .* nor `solution` .* it has \['answer', 'instruction'\]"):
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"instruction": "1 + 1?", "answer": "2"}, r"neither `steps` .* `solution` .* has \['answer', 'instruction'\]"),
+        ({"instruction": "1 + 1?", "steps": [2]}, "neither `steps`"),
+        ({"instruction": None, "solution": "2"}, "'instruction' is None; expected a text"),
+        ({"question": "1 + 1?"}, r"missing column \['instruction'\]; found \['question'\]"),
+    ],
+)
+def test_a_row_that_cannot_be_learned_from_is_named_by_file_and_line(tmp_path, bad, words):
+    write_jsonl(tmp_path / "a.jsonl", [row(1, 2), bad])
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 2: .*{words}"):
         read_examples([str(tmp_path / "a.jsonl")])
 
 
