@@ -24,7 +24,7 @@ from transformers import (
 from trl.trainer import sft_config as trl_config
 from trl.trainer.sft_trainer import SFTTrainer
 
-from reward_models.batching import TrainsInLengthBuckets
+from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from rleif.prompting import COMPLETION_PREFIX, WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, read_rows
 from rleif.tiny import TINY, TinyModel, fixed_parts, make_tiny, train_tokenizer
@@ -118,6 +118,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig, callbacks: Sequence[Tr
             callbacks=list(callbacks),
         )
         counts = _count_rows(trainer, given=len(train), eos_id=_eos_id(tokenizer), max_length=config.max_length)
+        require_a_batch(counts["rows"] - counts["rows_dropped"], config)
         result = trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
     metrics = counts | {"parameters": model.num_parameters(), "train_loss": result.training_loss}
     metrics["optimizer_steps"] = result.global_step
