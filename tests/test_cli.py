@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rleif import cli
+from rleif.pipeline.lock import LOCK_FILE, locked
 from rleif.records import write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +91,16 @@ def test_a_data_error_names_the_file_and_line(tmp_path, capsys):
         file.write('{"instruction": "2 +')
     assert cli.main(["evolve", "--seeds", str(tmp_path / "seeds.jsonl"), "--output_dir", str(tmp_path)]) == 2
     assert "seeds.jsonl, line 2: not valid JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run", "{config}"], ["evolve", "--num_seeds", "2", "--output_dir", "{folder}"]])
+def test_a_directory_in_use_by_another_run_is_refused(tmp_path, capsys, command):
+    folder, config = tmp_path / "r", tmp_path / "c.yaml"
+    config.write_text(f"run: {{output_dir: {folder}, stages: [evolve]}}\nevolve: {{num_seeds: 2}}\n")
+    with locked(folder):
+        assert cli.main([part.format(config=config, folder=folder) for part in command]) == 2
+        assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    assert f"{folder} is in use by another run (process {os.getpid()} on " in capsys.readouterr().err
 
 
 def test_run_refuses_a_multi_process_launch_and_says_what_to_do(tmp_path):
