@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,6 +60,20 @@ class ScriptedPRM:
 
     def score_steps(self, instructions: Sequence[str], solutions: Sequence[str]) -> list[tuple[float, ...]]:
         return [(self.score(solution),) for solution in solutions]
+
+
+class StepAtEachC:
+    """Every "c" ends a step, and every step has the same score."""
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def score_steps(self, instructions: Sequence[str], solutions: Sequence[str]) -> list[SimpleNamespace]:
+        ends = [[i + 1 for i, letter in enumerate(text) if letter == "c"] for text in solutions]
+        return [
+            SimpleNamespace(scores=(self.score,) * len(row), steps=[SimpleNamespace(end=end) for end in row])
+            for row in ends
+        ]
 
 
 class ScriptedIRM:
