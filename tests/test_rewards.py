@@ -211,7 +211,6 @@ def test_an_object_that_is_no_reward_model_is_refused():
 
 
 def test_a_path_that_is_no_reward_model_is_refused(tmp_path):
-    with pytest.raises(ValueError):
-        rewards.load_irm(str(tmp_path))
-    with pytest.raises(ValueError):
-        rewards.load_prm(str(tmp_path))
+    for load in (rewards.load_irm, rewards.load_prm):
+        with pytest.raises(ValueError, match=rf"{tmp_path} is not a reward model: it has no reward_model\.json"):
+            load(str(tmp_path))
