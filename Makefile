@@ -52,7 +52,7 @@ $(READY): pyproject.toml constraints.txt
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$python"; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "rleif needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none)." \
+	  echo "rleif needs Python 3.11 or newer; found: $$(python3 --version 2>/dev/null || echo none)." \
 	    "Install one, or say: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; \
 	fi; \
 	if ! "$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \

@@ -203,7 +203,7 @@ def _gathered(weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     if not is_deepspeed_zero3_enabled():
         yield weights
         return
-    import deepspeed
+    import deepspeed  # pyright: ignore[reportMissingImports]
 
     with deepspeed.zero.GatheredParameters(weights, modifier_rank=0):
         yield weights

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
+
+from reward_models.records import DataError
 
 POOL_BATCHES = 8  # so many batches are drawn at random and then cut by length
 
@@ -53,6 +55,16 @@ class LengthBuckets(Sampler[int]):
             yield from whole[index]
         for batch in rest:  # the one short batch comes last, or it would shift the limits of those behind it
             yield from batch
+
+
+def require_a_batch(rows: int, args: TrainingArguments) -> None:
+    """Raises DataError where the loader would drop the only batch: Trainer goes through an empty one for ever."""
+    size = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and rows < size:
+        raise DataError(
+            f"{rows} training rows are fewer than one batch of {size}, and dataloader_drop_last drops the only batch: "
+            "lower per_device_train_batch_size or leave dataloader_drop_last off"
+        )
 
 
 if TYPE_CHECKING:

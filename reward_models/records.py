@@ -123,8 +123,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
 def read_rows(path: str | Path, required: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """The JSON objects of a JSONL file, each checked for the required columns.
 
-    Raises DataError naming file and line for a cut or malformed line, a line that is not an object, or a missing
-    column (with the columns found), and for a file without rows.
+    Raises DataError naming file and line for a cut or malformed line, a blank line before further rows, a line that is
+    not an object, or a missing column (with the columns found), and for a file without rows.
     """
     for _, row in _numbered_rows(path, required):
         yield row
@@ -202,22 +202,32 @@ def _numbered_rows(path: str | Path, required: Sequence[str]) -> Iterator[tuple[
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSON lines with columns {list(required) or 'of any name'}")
-    empty = True
-    with path.open(encoding="utf-8") as file:
+    last, blank = 0, None
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
+                blank = blank or number
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); the line starts "
-                    f"{line[:60]!r}. Was the file cut off while it was written?"
-                ) from None
-            empty = False
-            yield number, _checked(row, required, f"{path}, line {number}")
-    if empty:
+            if blank is not None:
+                raise DataError(f"{path}, line {blank}: a blank line before further rows. Is a row missing there?")
+            last = number
+            yield number, _checked(_parsed(line, path, number), required, f"{path}, line {number}")
+    if not last:
         raise DataError(f"{path}: the file has no rows")
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        fault = f"{error.msg} at column {error.colno}"
+    except UnicodeDecodeError as error:  # a file is cut between bytes, which may be inside a character
+        fault = f"no UTF-8 at byte {error.start + 1}"
+    start = line[:60].decode("utf-8", errors="replace")
+    raise DataError(
+        f"{path}, line {number}: not valid JSON ({fault}); the line starts {start!r}. Was the file cut off while it "
+        "was written?"
+    )
 
 
 def _checked(row: Any, required: Sequence[str], place: str) -> dict[str, Any]:

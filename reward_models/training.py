@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from reward_models.backbone import ReadsPositions, agree_on_padding, load_network, load_tokenizer
-from reward_models.batching import TrainsInLengthBuckets
+from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from reward_models.formats import Format, write_format, write_json
 from reward_models.records import DataError
 
@@ -107,13 +107,8 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         )
         # `_losses` divides by `num_items_in_batch`; without this Trainer divides by the accumulation steps once more.
         self.model_accepts_loss_kwargs = True
-        used = self.row_counts.get("train", {}).get("used")
-        size = self.args.train_batch_size
-        if self.args.dataloader_drop_last and used is not None and used < size:
-            raise DataError(
-                f"{used} training rows are fewer than one batch of {size}, and dataloader_drop_last "
-                f"drops the only batch: lower per_device_train_batch_size or leave dataloader_drop_last off"
-            )
+        if "train" in self.row_counts:
+            require_a_batch(self.row_counts["train"]["used"], self.args)
 
     # What a subclass defines.
 

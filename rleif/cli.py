@@ -9,8 +9,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+from rleif.pipeline.lock import locked
 from rleif.pipeline.runner import ChildFailedError
 from rleif.pipeline.stages import STAGES, Stage, load_name
 from rleif.settings import SettingsError, check_names, load_yaml, override
@@ -91,11 +94,21 @@ def _stage_command(stage: Stage) -> Callable[[list[str]], None]:
             load_yaml(arguments[arguments.index("--config") + 1])  # for its errors: no file, a key given twice
         function, kinds = stage.load()
         parsed = parse_arguments(kinds, arguments, f"rleif {stage.command or stage.name}")
-        metrics = function(*parsed)
-        if int(os.environ.get("RANK", "0")) == 0:
+        is_first = int(os.environ.get("RANK", "0")) == 0
+        with locked(Path(_output_dir(parsed))) if is_first else nullcontext():
+            metrics = function(*parsed)
+        if is_first:
             print(json.dumps(metrics, indent=2))
 
     return command
+
+
+def _output_dir(parsed: Sequence[Any]) -> str:
+    """Where the stage writes: every stage has an output_dir, or an output_file."""
+    named = {
+        name: getattr(part, name) for part in parsed for name in ("output_dir", "output_file") if hasattr(part, name)
+    }
+    return str(named.get("output_dir") or Path(named["output_file"]).parent)
 
 
 def _run(arguments: list[str]) -> None:

@@ -135,8 +135,16 @@ def stable_id(*parts: object) -> str:
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Problems written by `write_jsonl`. A row without id gets one from its text."""
-    return [problem_from_row(row) for row in read_rows(path, required=("instruction",))]
+    """Problems written by `write_jsonl`. A row without id gets one from its text.
+
+    Raises DataError as `read_rows` does, and naming file and line for an instruction that is no text.
+    """
+    problems = []
+    for line, row in enumerate(read_rows(path, required=("instruction",)), start=1):
+        if not isinstance(row["instruction"], str) or not row["instruction"].strip():
+            raise DataError(f"{path}, line {line}: 'instruction' is {row['instruction']!r}; expected a text")
+        problems.append(problem_from_row(row))
+    return problems
 
 
 def problem_from_row(row: Mapping[str, Any]) -> Problem:

@@ -24,7 +24,7 @@ from transformers import (
 from trl.trainer import sft_config as trl_config
 from trl.trainer.sft_trainer import SFTTrainer
 
-from reward_models.batching import TrainsInLengthBuckets
+from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from rleif.prompting import COMPLETION_PREFIX, WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, read_rows
 from rleif.tiny import TINY, TinyModel, fixed_parts, make_tiny, train_tokenizer
@@ -118,6 +118,7 @@ def train_sft(arguments: SFTArguments, config: SFTConfig, callbacks: Sequence[Tr
             callbacks=list(callbacks),
         )
         counts = _count_rows(trainer, given=len(train), eos_id=_eos_id(tokenizer), max_length=config.max_length)
+        require_a_batch(counts["rows"] - counts["rows_dropped"], config)
         result = trainer.train(resume_from_checkpoint=last_checkpoint(config.output_dir))
     metrics = counts | {"parameters": model.num_parameters(), "train_loss": result.training_loss}
     metrics["optimizer_steps"] = result.global_step
@@ -134,11 +135,18 @@ def read_examples(
     if not files:
         raise DataError("sft needs train_files: JSONL with `instruction` and `steps` or `solution`")
     rows = [
-        {"prompt": render_prompt(row["instruction"], template), "completion": COMPLETION_PREFIX + _solution(row, file)}
+        _example(row, template, f"{file}, line {line}")
         for file in files
-        for row in read_rows(file, required=("instruction",))
+        for line, row in enumerate(read_rows(file, required=("instruction",)), start=1)
     ]
     return rows[:max_rows]
+
+
+def _example(row: dict[str, Any], template: str, place: str) -> dict[str, str]:
+    if not isinstance(row["instruction"], str):
+        raise DataError(f"{place}: 'instruction' is {row['instruction']!r}; expected a text")
+    prompt = render_prompt(row["instruction"], template)
+    return {"prompt": prompt, "completion": COMPLETION_PREFIX + _solution(row, place)}
 
 
 def tokenize(examples: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -162,13 +170,14 @@ def _completion_mask(prompt_ids: Sequence[int], ids: Sequence[int]) -> list[int]
     return [0] * start + [1] * (len(ids) - start)
 
 
-def _solution(row: dict[str, Any], file: str) -> str:
-    if isinstance(row.get("steps"), list):
-        return "\n".join(row["steps"])
-    if isinstance(row.get("solution"), str):
-        return row["solution"]
+def _solution(row: dict[str, Any], place: str) -> str:
+    steps, solution = row.get("steps"), row.get("solution")
+    if isinstance(steps, list) and all(isinstance(step, str) for step in steps):
+        return "\n".join(steps)
+    if isinstance(solution, str):
+        return solution
     raise DataError(
-        f"{file}: a row has neither `steps` (a list of lines) nor `solution` (a text); it has {sorted(row)}"
+        f"{place}: the row has neither `steps` (a list of lines) nor `solution` (a text); it has {sorted(row)}"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rleif.records import DataError, Problem, Solution, problem_from_row, read_rows, stable_id
+from rleif.records import DataError, Problem, Solution, read_problems, read_rows, stable_id
 
 ANSWER_MARK = "The answer is: "
 GSM8K_COLUMNS = ("question", "answer")
@@ -44,7 +44,7 @@ def read_seeds(path: str | Path) -> list[tuple[Problem, Solution | None]]:
     path = resolve_data(path)
     first = next(read_rows(path))
     if "instruction" in first:
-        return [(problem_from_row(row), None) for row in read_rows(path, required=("instruction",))]
+        return [(problem, None) for problem in read_problems(path)]
     if "question" in first:
         return [*gsm8k_rows(read_rows(path, required=GSM8K_COLUMNS), source=str(path))]
     raise DataError(

@@ -1,9 +1,11 @@
 """A world of letters for the tests of PPO: the smallest tokenizer, policy and reward models the trainer accepts."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,6 +61,22 @@ class ScriptedPRM:
 
     def score_steps(self, instructions: Sequence[str], solutions: Sequence[str]) -> list[tuple[float, ...]]:
         return [(self.score(solution),) for solution in solutions]
+
+
+class StepAtEachC:
+    """Every "c" ends a step, and every step has the same score, or NaN in a text that cannot be scored."""
+
+    def __init__(self, score: float, is_spoiled: Callable[[str], bool] = lambda text: False) -> None:
+        self.score = score
+        self.is_spoiled = is_spoiled
+
+    def score_steps(self, instructions: Sequence[str], solutions: Sequence[str]) -> list[SimpleNamespace]:
+        ends = [[i + 1 for i, letter in enumerate(text) if letter == "c"] for text in solutions]
+        scores = [math.nan if self.is_spoiled(text) else self.score for text in solutions]
+        return [
+            SimpleNamespace(scores=(score,) * len(row), steps=[SimpleNamespace(end=end) for end in row])
+            for score, row in zip(scores, ends, strict=True)
+        ]
 
 
 class ScriptedIRM:

@@ -47,7 +47,7 @@ def summed_solutions(count: int, seed: int, planted: bool = True) -> list[Labele
 def trained_head(base: str, kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     """A network whose head is not zero, so that scores differ and gradients reach every weight."""
     network = load_network(base, kind, trained=False, dtype=dtype, **options)
-    for weight in network.score.parameters():
+    for weight in getattr(network, network.head_name).parameters():
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
     return network
 

@@ -1,14 +1,20 @@
 """The command line: exit codes, messages, and what it does not import."""
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from reward_world import QUICK, trained_head
 
+from reward_models.prm import PRMConfig, PRMTrainer
 from rleif import cli
+from rleif.pipeline.lock import LOCK_FILE, locked
 from rleif.records import write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +96,35 @@ def test_a_data_error_names_the_file_and_line(tmp_path, capsys):
         file.write('{"instruction": "2 +')
     assert cli.main(["evolve", "--seeds", str(tmp_path / "seeds.jsonl"), "--output_dir", str(tmp_path)]) == 2
     assert "seeds.jsonl, line 2: not valid JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run", "{config}"], ["evolve", "--num_seeds", "2", "--output_dir", "{folder}"]])
+def test_a_directory_in_use_by_another_run_is_refused(tmp_path, capsys, command):
+    folder, config = tmp_path / "r", tmp_path / "c.yaml"
+    config.write_text(f"run: {{output_dir: {folder}, stages: [evolve]}}\nevolve: {{num_seeds: 2}}\n")
+    with locked(folder):
+        assert cli.main([part.format(config=config, folder=folder) for part in command]) == 2
+        assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    assert f"{folder} is in use by another run (process {os.getpid()} on " in capsys.readouterr().err
+
+
+def test_a_reward_model_that_gives_nan_ends_ppo_with_an_exit_code_and_the_samples_named(tmp_path, base):
+    network = trained_head(base, "prm")
+    with torch.no_grad():
+        network.score.weight.fill_(math.nan)
+    PRMTrainer(network, PRMConfig(output_dir=str(tmp_path / "prm"), **QUICK)).save_model()
+    write_jsonl(tmp_path / "pool.jsonl", [{"instruction": "What is 1 + 1?"}, {"instruction": "What is 2 + 2?"}])
+    flags = {"model": base, "prm": tmp_path / "prm", "train_file": tmp_path / "pool.jsonl", "num_iterations": 9}
+    flags |= {"output_dir": tmp_path / "ppo", "rollout_batch_size": 4, "num_generations": 2, "max_nonfinite": 1}
+    flags |= {"max_completion_length": 4}
+    given = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    found = rleif("ppo", *given, "--use_cpu", "--disable_tqdm", "true", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert found.returncode == 1
+    for instruction in ("1 + 1", "2 + 2"):
+        named = rf"reward of prompt \d \('What is {re.escape(instruction)}\?'\), completion .* is nan"
+        assert re.search(named, found.stderr)
+    assert "iteration 1: 4 of 4 rewards are NaN or infinite, for the 2th iteration in a row" in found.stderr
+    assert not (tmp_path / "ppo" / "model.safetensors").exists()
 
 
 def test_run_refuses_a_multi_process_launch_and_says_what_to_do(tmp_path):

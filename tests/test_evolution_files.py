@@ -155,6 +155,9 @@ def test_a_bad_seed_file_is_named_with_its_line(tmp_path):
     path.write_text('{"instruction": "How many?"}\n{"text": "x"}\n')
     with pytest.raises(DataError, match=r"line 2: missing column \['instruction'\]; found \['text'\]"):
         evolve_files(arguments)
+    path.write_text('{"instruction": "How many?"}\n{"instruction": null}\n')
+    with pytest.raises(DataError, match=r"seeds\.jsonl, line 2: 'instruction' is None; expected a text"):
+        evolve_files(arguments)
     path.write_text("")
     with pytest.raises(DataError, match="the file has no rows"):
         evolve_files(arguments)

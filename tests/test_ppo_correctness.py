@@ -6,8 +6,11 @@ import gc
 import pytest
 import torch
 from ppo_world import (
+    EOS_ID,
     LETTERS,
+    ScriptedIRM,
     ScriptedPRM,
+    StepAtEachC,
     letter_gpt2,
     letter_model,
     letter_tokenizer,
@@ -16,9 +19,12 @@ from ppo_world import (
     share_of_c,
     weights,
 )
+from reward_world import saved
 
 from rleif.policy_value import value_head
+from rleif.ppo_batch import mini_batch_indices, split_micro_batches
 
+C_ID = 2 + LETTERS.index("c")
 BANDIT = {
     "train_dataset": [{"prompt": "a"}],
     "max_completion_length": 1,
@@ -96,10 +102,38 @@ def test_in_the_first_mini_batch_the_ratio_is_1(tmp_path):
     assert all(abs(r - 1.0) > 1e-4 for r in ratio[1:])
 
 
-def test_engine_and_trainer_agree_on_log_probs(tmp_path):
-    trainer = make_trainer(tmp_path, temperature=0.7)
+@pytest.mark.parametrize("make_model", [letter_model, letter_gpt2])  # GPT-2 has dropout: sampling goes without
+def test_engine_and_trainer_agree_on_log_probs(tmp_path, make_model):
+    trainer = make_trainer(tmp_path, make_model(), temperature=0.7)
     trainer.train()
     assert max(logged(trainer, "rollout/logprob_difference_max")) <= 1e-5
+
+
+@pytest.mark.parametrize("placement", ["outcome", "step"])
+def test_rewards_land_on_the_token_that_earns_them(tmp_path, placement):
+    """r_q = 0.8, each step 0.5, minimum: r = 0.4; without a step r = 0. Not to finish costs 1, at the last token.
+
+    By step: the first step brings the minimum from 1 to 0.5, so its token gets 0.8 * -0.5 = -0.4, and the last token
+    what is left of r - 0.8: nothing after a step, -0.8 without one.
+    """
+    settings = {"placement": placement, "kl_coef": 0.0, "gamma": 1.0, "lam": 1.0, "whiten_advantages": False}
+    models = {"irm": ScriptedIRM(lambda text: 0.8), "prm": StepAtEachC(0.5)}
+    made = make_trainer(tmp_path, **models, **settings, missing_eos_penalty=1.0).maker.make(0, 0).experience
+    seen = set()
+    for row, returns in enumerate(made.returns):  # the critic says 0, so a return is what is still to come
+        start, length = int(made.prompt_lengths[row]), int(made.response_lengths[row])
+        response = made.input_ids[row, start : start + length].tolist()
+        has_eos, first_c = response[-1] == EOS_ID, response.index(C_ID) if C_ID in response else None
+        expected = [0.0] * len(returns)
+        if placement == "step" and first_c is not None:
+            expected[first_c] -= 0.4
+        else:
+            expected[length - 1] += (0.0 if placement == "outcome" else -0.8) if first_c is None else 0.4
+        expected[length - 1] -= 0.0 if has_eos else 1.0
+        following = torch.cat([returns[1:], torch.zeros(1)])
+        assert (returns - following).tolist() == pytest.approx(expected, abs=1e-6)
+        seen.add((has_eos, length == 6, first_c is not None))
+    assert {(True, False, True), (True, False, False), (False, True, True)} <= seen
 
 
 def step_gradient(folder, model, micro_batch, mini_batch=0):
@@ -116,14 +150,6 @@ def step_gradient(folder, model, micro_batch, mini_batch=0):
     return torch.cat([p.grad.flatten().double() for p in trainer.model.parameters()])
 
 
-@pytest.fixture
-def prepared(monkeypatch):
-    """Trainer.training_step outside of train(): it asks the optimizer whether it has a train mode."""
-    from transformers import Trainer
-
-    monkeypatch.setattr(Trainer, "optimizer", None, raising=False)
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
 def test_the_gradient_does_not_depend_on_the_micro_batches(tmp_path, dtype, tolerance, micro_batch):
@@ -132,6 +158,27 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(tmp_path, dtype, tole
     whole, split = step_gradient(tmp_path, model, 8), step_gradient(tmp_path, model, micro_batch)
     assert whole.norm() > 1e-3
     assert (whole - split).norm() / whole.norm() <= tolerance
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_gradient_does_not_depend_on_the_number_of_processes(tmp_path, monkeypatch, processes):
+    model, parts_each = letter_model(), 2
+    whole = step_gradient(tmp_path, model, 8)
+    trainer = make_trainer(tmp_path, copy.deepcopy(model), per_device_train_batch_size=8, entropy_coef=0.01)
+    _, count = trainer.get_batch_samples(iter(()), 1, torch.device("cpu"))
+    torch.nn.init.normal_(value_head(trainer.model.value).weight, generator=torch.Generator().manual_seed(0))
+    samples, sizes = trainer._experience, (16, trainer.args.num_mini_batches, trainer.args.num_generations)
+    chosen = mini_batch_indices(trainer.args.seed, 0, 0, 0, *sizes)
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", processes)
+    gradients = []
+    for process in range(processes):
+        trainer.model.zero_grad()
+        for part in split_micro_batches(samples, chosen, parts_each, process, processes):
+            trainer.training_step(trainer.model, samples.rows(part), count)
+        gradients.append(torch.cat([p.grad.flatten().double() for p in trainer.model.parameters()]))
+    mean = sum(gradients) / processes  # as DDP has it
+    assert (gradients[0] - mean).norm() / mean.norm() > 0.1  # the shares differ, so something had to be put together
+    assert (whole - mean).norm() / whole.norm() <= 1e-5
 
 
 def test_over_50_steps_the_split_leaves_no_one_sided_difference(tmp_path):
@@ -145,19 +192,29 @@ def test_over_50_steps_the_split_leaves_no_one_sided_difference(tmp_path):
     assert (runs[0] - runs[1]).mean().abs() <= 1e-7
 
 
+def tensors_of(module):
+    """Parameters and buffers, those too that are not saved (rotary frequencies, causal masks)."""
+    return {name: t.clone() for name, t in [*module.named_parameters(), *module.named_buffers()]}
+
+
 def test_reference_and_reward_models_are_not_changed_by_training(tmp_path):
-    scorer = letter_model(3).requires_grad_(False)
-    with_network = ScriptedPRM(lambda text: float(scorer(torch.tensor([[len(text) % 8]])).logits[0, -1].softmax(-1)[4]))
-    trainer = make_trainer(tmp_path, prm=with_network)
-    frozen = (trainer.ref_model, scorer)
-    before = [{name: t.clone() for name, t in module.state_dict().items()} for module in frozen]
-    policy = weights(trainer.model.policy)
+    start = str(tmp_path / "start")
+    letter_gpt2().save_pretrained(start)  # which has dropout
+    letter_tokenizer().save_pretrained(start)
+    irm = saved(start, tmp_path / "irm", "irm")
+    prm = saved(start, tmp_path / "prm", "prm", prompt_template="{instruction} ")
+    trainer = make_trainer(tmp_path / "run", start, irm=irm, prm=prm)
+    frozen = (trainer.ref_model, trainer.scorer.irm.irm.model, trainer.scorer.prm.model)
+    before, policy = [tensors_of(module) for module in frozen], weights(trainer.model.policy)
+    assert any(name.endswith("attn.bias") for name in before[0])
     trainer.train()
     assert not torch.equal(policy, weights(trainer.model.policy))
-    for module, saved in zip(frozen, before, strict=True):
-        assert all(torch.equal(t, saved[name]) for name, t in module.state_dict().items())
+    assert len(set(logged(trainer, "objective/prm"))) == 2
+    assert logged(trainer, "objective/kl")[0] == 0.0  # dropout in either of them would be seen
+    for module, kept in zip(frozen, before, strict=True):
+        assert all(torch.equal(t, kept[name]) for name, t in tensors_of(module).items())
         assert not module.training
-    assert all(not p.requires_grad and p.grad is None for p in trainer.ref_model.parameters())
+        assert all(not p.requires_grad and p.grad is None for p in module.parameters())
 
 
 def test_without_a_kl_penalty_there_is_no_reference_and_no_pass_through_it(tmp_path):

@@ -121,6 +121,7 @@ def test_blank_texts_and_empty_tiers_are_refused() -> None:
         ('{"instruction": "q", "steps": ["s"], "labels": [1, 1]}', "line 2: 1 steps but 2 labels"),
         ('{"instruction": "q", "steps": "s", "labels": [1]}', "line 2: `steps` must be a list"),
         ("[1]", "line 2: expected a JSON object, found list"),
+        ('\n{"instruction": "q", "steps": ["s"], "labels": [1]}', "line 2: a blank line before further rows"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second_line: str, message: str) -> None:
@@ -129,6 +130,15 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second_line: str
     with pytest.raises(DataError, match=message) as caught:
         read_labeled(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_line_cut_inside_a_character_is_named_and_blank_lines_at_the_end_are_none(tmp_path: Path) -> None:
+    row, file = '{"tiers": [["日本"]]}'.encode(), tmp_path / "ranked.jsonl"
+    file.write_bytes(row + b"\r\n\n\n")
+    assert len(read_ranked(file)) == 1
+    file.write_bytes(row + b"\n" + row[:14])  # the first byte of three
+    with pytest.raises(DataError, match=r"ranked\.jsonl, line 2: not valid JSON \(no UTF-8 at byte 14\).* cut off"):
+        read_ranked(file)
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:

@@ -45,19 +45,21 @@ def test_scores_do_not_depend_on_the_batch_and_keep_the_order(tmp_path: Path, ba
     assert (irm.score([]), prm.score_steps([], [])) == ([], [])
 
 
-def test_padding_amount_and_side_do_not_change_a_score(base: str) -> None:
-    network = trained_head(base, "irm").eval()
-    ids = [5, 6, 7, 8]
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("kind", ["irm", "prm"])
+def test_padding_amount_and_side_do_not_change_a_score(base: str, kind: str, count: int) -> None:
+    network = trained_head(base, kind).eval()
+    ids, reads, pads = [5, 6, 7, 8], [1, 3], [0] * count
     with torch.no_grad():
-        plain = network(**pad_batch([ids], [[3]], 0)).item()
-        wide = network(**pad_batch([ids, [9] * 40], [[3], [39]], 0))[0].item()
+        plain = network(**pad_batch([ids], [reads], 0))
+        right = network(**pad_batch([ids, [9] * (4 + count)], [reads, [0]], 0))[:1]
         left = network(
-            input_ids=torch.tensor([[0, 0, *ids]]),
-            attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]]),
-            positions=torch.tensor([[5]]),
-        ).item()
-    assert wide == pytest.approx(plain, abs=1e-6)
-    assert left == pytest.approx(plain, abs=1e-6)
+            input_ids=torch.tensor([[*pads, *ids]]),
+            attention_mask=torch.tensor([[*pads, 1, 1, 1, 1]]),
+            positions=torch.tensor([[count + 1, count + 3]]),
+        )
+    torch.testing.assert_close(right, plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(left, plain, rtol=0, atol=1e-6)
 
 
 def test_the_mask_of_a_batch_comes_from_lengths_even_where_the_text_holds_the_pad_id() -> None:

@@ -2,10 +2,12 @@
 
 import math
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
+from reward_models import evaluate
 from rleif import rewards
 from rleif.records import Completion
 from rleif.rollout.step_tokens import token_ends
@@ -37,6 +39,13 @@ class StepsPRM:
 @pytest.mark.parametrize(("how", "expected"), [("min", 0.2), ("product", 0.08), ("mean", 0.5), ("last", 0.8)])
 def test_aggregates_of_three_steps(how, expected):
     assert rewards.aggregate((0.5, 0.2, 0.8), how) == pytest.approx(expected)
+
+
+def test_ppo_and_evaluation_know_the_same_aggregations_and_give_the_same_scores():
+    assert get_args(rewards.Aggregation) == rewards.AGGREGATIONS == get_args(evaluate.Aggregation)
+    for how in rewards.AGGREGATIONS:
+        for scores in ((), (0.3,), (0.5, 0.25, 0.75)):
+            assert rewards.aggregate(scores, how) == evaluate.aggregate(scores, how)
 
 
 @pytest.mark.parametrize("how", rewards.AGGREGATIONS)
@@ -211,7 +220,6 @@ def test_an_object_that_is_no_reward_model_is_refused():
 
 
 def test_a_path_that_is_no_reward_model_is_refused(tmp_path):
-    with pytest.raises(ValueError):
-        rewards.load_irm(str(tmp_path))
-    with pytest.raises(ValueError):
-        rewards.load_prm(str(tmp_path))
+    for load in (rewards.load_irm, rewards.load_prm):
+        with pytest.raises(ValueError, match=rf"{tmp_path} is not a reward model: it has no reward_model\.json"):
+            load(str(tmp_path))

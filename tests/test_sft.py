@@ -7,7 +7,13 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rleif.prompting import WIZARDMATH_PROMPT, render_prompt
@@ -192,9 +198,18 @@ def test_sizes_that_make_no_model_are_refused(values, words):
         TinyModel(**values)
 
 
-def test_a_row_without_solution_is_named(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"instruction": "1 + 1?", "answer": "2"}])
-    with pytest.raises(DataError, match=r"neither `steps` .* nor `solution` .* it has \['answer', 'instruction'\]"):
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"instruction": "1 + 1?", "answer": "2"}, r"neither `steps` .* `solution` .* has \['answer', 'instruction'\]"),
+        ({"instruction": "1 + 1?", "steps": [2]}, "neither `steps`"),
+        ({"instruction": None, "solution": "2"}, "'instruction' is None; expected a text"),
+        ({"question": "1 + 1?"}, r"missing column \['instruction'\]; found \['question'\]"),
+    ],
+)
+def test_a_row_that_cannot_be_learned_from_is_named_by_file_and_line(tmp_path, bad, words):
+    write_jsonl(tmp_path / "a.jsonl", [row(1, 2), bad])
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 2: .*{words}"):
         read_examples([str(tmp_path / "a.jsonl")])
 
 
@@ -210,6 +225,28 @@ def test_prompts_that_fill_max_length_are_counted_and_all_of_them_is_an_error(tr
     arguments = SFTArguments(train_files=[train_file], **SIZES)
     with pytest.raises(DataError, match="all 16 rows have prompts of max_length 4 tokens or more"):
         train_sft(arguments, config(tmp_path / "sft", max_length=4))
+
+
+def test_fewer_rows_than_a_batch_train_in_one_small_batch_or_are_refused_with_both_numbers(base, tmp_path):
+    write_jsonl(tmp_path / "few.jsonl", ROWS[:3])
+    arguments = SFTArguments(model=base, train_files=[str(tmp_path / "few.jsonl")])
+    assert train_sft(arguments, config(tmp_path / "sft", num_train_epochs=2))["optimizer_steps"] == 2
+    with pytest.raises(DataError, match="3 training rows are fewer than one batch of 8, and dataloader_drop_last"):
+        train_sft(arguments, config(tmp_path / "sft", dataloader_drop_last=True, max_steps=5))
+
+
+def test_a_tokenizer_without_pad_or_with_pad_equal_eos_teaches_the_same(base, tiny_tokenizer, train_file, tmp_path):
+    arguments, found = SFTArguments(model=base, train_files=[train_file]), []
+    for pad in ("<pad>", "<eos>", None):
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token=pad, eos_token="<eos>"
+        )
+        tokenizer.save_pretrained(base)
+        train_sft(arguments, config(tmp_path / str(pad), learning_rate=1e-2, warmup_steps=0))
+        found.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(pad)).lm_head.weight)
+    assert not torch.equal(found[0], AutoModelForCausalLM.from_pretrained(base).lm_head.weight)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_a_tokenizer_without_eos_is_refused(trained, tmp_path):

@@ -78,6 +78,15 @@ def test_labels_of_a_two_step_problem(steps: tuple[str, ...], labels: tuple[int,
         ("1. Hugo bakes 40 * 25 / 100 = $10.00", 1),
         ("- (40 / 4 = 10)", 1),
         ("40 / 4 = 10 - so few", 1),
+        (r"$40 \times 25\% = 10$", 1),
+        (r"40 \div 4 = 10", 1),
+        (r"40 \cdot 25 = 1000", -1),
+        ("40 · 0.25 = 10", 1),
+        ("40 − 25 = 15", -1),
+        ("**Step 1:** 40 / 4 = **10**", 1),
+        ("Step 1 - 40 / 4 = 10", 1),
+        ("40 / 4 = 10 = 10", 1),
+        ("40 / 4 = 10 = 12", -1),
         ("40 * 25 = 1,000", -1),
         ("40 - 25 = 15", -1),
         ("40 / 5 = 8", -1),
@@ -93,6 +102,23 @@ def test_labels_of_a_two_step_problem(steps: tuple[str, ...], labels: tuple[int,
 )
 def test_the_usual_ways_of_writing_a_step_are_understood(step: str, expected: int) -> None:
     assert label(PERCENT, step) == (expected,)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The answer is: {}",
+        "So the final answer is **{}**.",
+        "The answer is ${}$ tarts",
+        "#### {}",
+        r"\boxed{{{}}}",
+        "A: {}",
+    ],
+)
+def test_an_answer_line_is_read_by_every_mark_that_the_grader_knows(line: str) -> None:
+    assert label(TWO_STEPS, line.format(34)) == (1,)
+    assert label(TWO_STEPS, line.format(33)) == (-1,)
+    assert label(TWO_STEPS, "A: 12 + 5 = 17") == (1,)
 
 
 def test_a_wrong_value_taints_every_step_that_uses_it() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import runpy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from peft import LoraConfig
 from ppo_world import (
     ScriptedIRM,
     ScriptedPRM,
+    StepAtEachC,
     letter_model,
     letter_tokenizer,
     logged,
@@ -210,13 +212,18 @@ def test_a_factor_that_is_no_probability_ends_the_run(tmp_path):
         make_trainer(tmp_path, prm=ScriptedPRM(lambda text: -2.0)).train()
 
 
-def test_a_nan_reward_sets_the_sample_aside_names_it_and_the_weights_stay_finite(tmp_path, caplog):
-    prm = ScriptedPRM(lambda text: math.nan if text.startswith("a") else share_of_c(text))
-    trainer = make_trainer(tmp_path, prm=prm, max_nonfinite=10)
+@pytest.mark.parametrize("placement", ["outcome", "step"])
+@pytest.mark.parametrize("spoiled", ["irm", "prm"])
+def test_a_nan_reward_sets_the_sample_aside_names_it_and_the_weights_stay_finite(tmp_path, caplog, spoiled, placement):
+    irm = ScriptedIRM(lambda text: math.nan if spoiled == "irm" and text.startswith("a") else 0.5)
+    prm = StepAtEachC(0.5, lambda text: spoiled == "prm" and text.startswith("a"))
+    trainer = make_trainer(tmp_path, irm=irm, prm=prm, max_nonfinite=10, placement=placement)
     before = weights(trainer.model.policy)
     trainer.train()
     assert logged(trainer, "objective/nonfinite")[0] > 0
-    assert "the reward of prompt" in caplog.text
+    named = re.findall(r"the reward of prompt \d+ \('(.).*'\), completion '(.?)", caplog.text)
+    assert named
+    assert {letters[("irm", "prm").index(spoiled)] for letters in named} == {"a"}
     assert weights(trainer.model).isfinite().all()
     assert not torch.equal(weights(trainer.model.policy), before)
 

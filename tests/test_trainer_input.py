@@ -52,10 +52,11 @@ def test_a_prompt_longer_than_the_model_is_refused_before_anything_is_sampled(tm
         make_trainer(tmp_path, eval_dataset=rows)
 
 
-@pytest.mark.parametrize("pad", [None, "<eos>"])
-def test_a_tokenizer_without_pad_or_with_pad_equal_eos_trains_as_any_other(tmp_path, pad):
-    runs = []
-    for tokenizer in (letter_tokenizer(), letter_tokenizer(pad)):
+@pytest.mark.parametrize(("pad", "side"), [(None, "right"), ("<eos>", "right"), ("<pad>", "left"), ("<eos>", "left")])
+def test_a_tokenizer_without_pad_or_with_pad_equal_eos_trains_as_any_other(tmp_path, pad, side):
+    runs, other = [], letter_tokenizer(pad)
+    other.padding_side = side
+    for tokenizer in (letter_tokenizer(), other):
         model = letter_model()
         trainer = make_trainer(tmp_path, model, processing_class=tokenizer)
         trainer.train()

@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rleif.grading.exact import read_number
+from rleif.grading.extract import extract
+from rleif.grading.limits import MAX_CHARS
+
 _MARK = re.compile(r"<<[^<>]*>>")
-_LABEL = re.compile(r"^\s*(?:[-*•]\s+)?(?:[Ss]tep\s*\d+\s*[:.)]|\d+\s*[.):](?=\s))?\s*")
+_LABEL = re.compile(r"^\s*(?:[-*•]\s+)?(?:[Ss]tep\s*\d+\s*(?:[:.)]|[-–—](?=\s))|\d+\s*[.):](?=\s))?\s*")
 _NUMBER = r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?"
 _TOKEN = re.compile(rf"\$?(?P<number>{_NUMBER})(?P<percent>\s?%)?|(?P<op>[-+*/=()×÷])|(?P<word>[^\W\d]+)|(?P<other>\S)")
 _LONGEST_RUN = 60  # tokens; bounds the recursion on hostile text
 _LONGEST_NUMBER = 24  # digits; Python refuses to read numbers beyond some thousands of digits
 _SIGNS = {"×": "*", "÷": "/", "x": "*"}
-_ANSWER = re.compile(rf"(?:[Tt]he\s+(?:final\s+)?answer\s+is|####)\s*:?\s*(?P<value>-?\s?\$?{_NUMBER}(?:/\d+)?)?")
+_OTHER_SCRIPTS = (  # of the same signs: Markdown bold away from numbers, LaTeX, Unicode
+    (re.compile(r"(?<![\d)])\*\*|\*\*(?![\d(])"), ""),
+    (re.compile(r"\\(?:times|cdot)\b|[·⋅∗]"), "*"),
+    (re.compile(r"\\div\b"), "/"),
+    (re.compile(r"−"), "-"),
+    (re.compile(r"\\([$%])"), r"\1"),
+)
+_ANSWER_MARK = re.compile(r"\b(?:the|final)\s+answer\s+is\b|####", re.IGNORECASE)
+_MAY_ANSWER = re.compile(r"answer|####|box|\bA\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +57,7 @@ class _UnreadableError(Exception):
 def equations(step: str) -> list[Equation]:
     """The equations of one step, in order. `a + b = c = d` and `a + b = c * d` are judged link by link."""
     found: list[Equation] = []
-    for run in _runs(_LABEL.sub("", _MARK.sub("", step))):
+    for run in _runs(_LABEL.sub("", _plain(step))):
         if "=" not in run or len(run) > _LONGEST_RUN or any(len(token) > _LONGEST_NUMBER for token in run):
             continue
         try:
@@ -55,19 +67,29 @@ def equations(step: str) -> list[Equation]:
     return found
 
 
+def _plain(step: str) -> str:
+    text = _MARK.sub("", step)
+    for pattern, replacement in _OTHER_SCRIPTS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 def stated_answer(step: str) -> Fraction | None:
-    """The number of an answer line ("The answer is: 7", "#### 7"); None when the line states none."""
-    match = _ANSWER.search(step)
-    if match is None or match["value"] is None or len(match["value"]) > _LONGEST_NUMBER:
-        return None
-    try:
-        return Fraction(re.sub(r"[\s$,]", "", match["value"]))
-    except ZeroDivisionError:
-        return None
+    """The number of an answer line, found by the marks of `rleif.grading`; None when the line states none."""
+    answer = _marked(step)
+    return None if answer is None or len(answer) > MAX_CHARS else read_number(answer)
 
 
 def is_answer_line(step: str) -> bool:
-    return _ANSWER.search(step) is not None
+    return _ANSWER_MARK.search(step) is not None or _marked(step) is not None
+
+
+def _marked(step: str) -> str | None:
+    found = extract(step, last_number=False) if _MAY_ANSWER.search(step) else None
+    if found is None or found.mark == "bare":
+        return None
+    # "A: 12 + 5 = 17" is a step, for all that it begins with.
+    return None if found.mark == "answer_colon" and "=" in found.answer else found.answer
 
 
 def _runs(text: str) -> Iterator[list[str]]:
@@ -114,7 +136,8 @@ def _read_run(run: list[str]) -> Iterator[Equation]:
         result = _value(right)
         if result is None:
             raise _UnreadableError
-        if isinstance(left, Fraction):
+        # Of two bare numbers only "12 + 5 = 17 = 18" says anything, and only when it is false.
+        if isinstance(left, Fraction) and (left == result or len(trees) == 2):
             continue
         yield Equation(
             left=_value(left),
