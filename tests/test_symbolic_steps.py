@@ -261,3 +261,27 @@ def test_an_unknown_corruption_is_refused_with_the_known_ones() -> None:
     problem, solution = solved(seed=5, count=1)[0]
     with pytest.raises(ValueError, match="compensating"):
         corrupt(problem, solution, random.Random(0), "typo")
+
+
+def test_steps_without_names_say_the_same_and_are_corrupted_without_names() -> None:
+    problem = Problem(id="x", root="x", instruction=TWO_STEPS)
+    teacher = SymbolicTeacher(step_names=False)
+    right = asyncio.run(teacher.answer(problem))
+    assert right.steps == ("Step 1: 12 + 5 = 17 tarts.", "Step 2: 17 * 2 = 34 tarts.", "The answer is: 34")
+    assert label(TWO_STEPS, *right.steps) == (1, 1, 1)
+    wrong = corrupt(problem, right, random.Random(0), "operation")
+    assert all(re.fullmatch(r"Step \d: \d.*|The answer is: \d+", line) for line in wrong.steps)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_the_injected_error_is_the_first_wrong_step_without_names_too(kind: str) -> None:
+    rng = random.Random(6)
+    for problem, named in solved(seed=6, count=60):
+        right = asyncio.run(SymbolicTeacher(step_names=False).answer(problem))
+        assert set(label(problem.instruction, *right.steps)) == {1}
+        assert len(right.steps) == len(named.steps)
+        wrong = corrupt(problem, right, rng, kind)
+        labels = label(problem.instruction, *wrong.steps)
+        first = next(i for i, pair in enumerate(zip(right.steps, wrong.steps, strict=False)) if pair[0] != pair[1])
+        assert labels[:first] == (1,) * first
+        assert labels[first] != 1 or kind == "skipped"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rleif.grading import Grade, grade
-from rleif.labeling.common import ask, pool_of, sample_by_hash
+from rleif.labeling.common import STEP_NAMES_HELP, ask, pool_of, sample_by_hash
 from rleif.records import Problem, Rejection, Solution, stable_hash, write_jsonl
 from rleif.sources import gold_solution
 from rleif.teachers.named import teacher_by_name
@@ -46,6 +46,7 @@ class AnswerArguments:
             "than' read as more, 'half as many' as twice, a difference as a sum, which SFT teaches the policy"
         },
     )
+    step_names: bool = field(default=True, metadata={"help": STEP_NAMES_HELP})
     max_problems: int | None = field(default=None, metadata={"help": "answer at most so many problems"})
     seed: int = field(default=0, metadata={"help": "decides which, when there are more"})
     concurrency: int = field(default=64, metadata={"help": "teacher calls in flight at most"})
@@ -94,7 +95,7 @@ def label_answers(arguments: AnswerArguments) -> dict[str, Any]:
 
 
 def _solutions(arguments: AnswerArguments, problems: list[Problem]) -> list[Solution | Exception]:
-    teacher = teacher_by_name(arguments.teacher, seed=arguments.seed)
+    teacher = teacher_by_name(arguments.teacher, seed=arguments.seed, step_names=arguments.step_names)
     if teacher is None:
         return [gold_solution(problem) for problem in problems]
     solutions = ask(

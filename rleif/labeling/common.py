@@ -9,6 +9,10 @@ from tqdm import tqdm
 
 from rleif.records import Problem, read_problems, stable_hash
 
+STEP_NAMES_HELP = (
+    "whether steps of the symbolic teacher say whose amount they compute; without, a model of less than a million "
+    "parameters learns to solve problems long before it learns who is who"
+)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from reward_models.records import LabeledSolution
 from reward_models.steps import split_steps
 from rleif.grading import Grade, grade
 from rleif.labeling.checker import check_steps
-from rleif.labeling.common import ask, check_fraction, is_held_out, pool_of, sample_by_hash
+from rleif.labeling.common import STEP_NAMES_HELP, ask, check_fraction, is_held_out, pool_of, sample_by_hash
 from rleif.labeling.injections import INJECTIONS, inject
 from rleif.records import DataError, Problem, Solution, read_rows, stable_hash, write_jsonl
 from rleif.sources import gold_solution
@@ -33,6 +33,7 @@ class StepArguments:
     samples: str | None = field(
         default=None, metadata={"help": "JSONL of {problem_id, text}: solutions sampled from the SFT model"}
     )
+    step_names: bool = field(default=True, metadata={"help": STEP_NAMES_HELP})
     corruptions_per_problem: int = field(default=2, metadata={"help": "solutions with a known error, per problem"})
     max_problems: int | None = field(default=None, metadata={"help": "use at most so many problems (not for samples)"})
     heldout_fraction: float = field(default=0.1, metadata={"help": "share of the seeds whose solutions are held out"})
@@ -142,7 +143,7 @@ def _symbolic_drafts(problems: Sequence[Problem], arguments: StepArguments, skip
     """The teacher's solution of every problem, and corruptions of it whose kinds follow in turn."""
     from rleif.teachers.symbolic import CORRUPTIONS, SymbolicTeacher, corrupt
 
-    teacher = SymbolicTeacher(arguments.seed)
+    teacher = SymbolicTeacher(arguments.seed, step_names=arguments.step_names)
     answers = ask(
         teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
     )

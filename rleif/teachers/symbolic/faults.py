@@ -9,7 +9,7 @@ from fractions import Fraction
 from rleif.records import Problem, Solution
 from rleif.teachers.symbolic.expressions import Equation, equations, matches
 from rleif.teachers.symbolic.program import Program, Quantity, compute, evaluate, operations
-from rleif.teachers.symbolic.render import ANSWER_LINE, equation, number, step
+from rleif.teachers.symbolic.render import ANSWER_LINE, bare, equation, number, step
 from rleif.teachers.symbolic.restore import program_of
 
 CORRUPTIONS = ("arithmetic", "operand", "operation", "skipped", "compensating", "answer")
@@ -30,8 +30,9 @@ _OTHER_SIGNS = {"+": "-*/", "-": "+*", "*": "+-/", "/": "*-"}
 def corrupt(problem: Problem, solution: Solution, rng: random.Random, kind: str) -> Solution:
     """The solution with one error (one cancelling pair, or one habit) and all that follows from it.
 
-    The first step that is not +1 under `label` is the injected one. `kind` is one of CORRUPTIONS or MISREAD. Raises
-    ValueError for an unknown kind, and where the kind does not fit the problem.
+    Its steps are worded as the given ones, with names or without. The first step that is not +1 under `label` is the
+    injected one. `kind` is one of CORRUPTIONS or MISREAD. Raises ValueError for an unknown kind, and where the kind
+    does not fit the problem.
     """
     if kind not in _KINDS:
         raise ValueError(f"unknown corruption {kind!r}; known: {', '.join(_KINDS)}")
@@ -41,6 +42,8 @@ def corrupt(problem: Problem, solution: Solution, rng: random.Random, kind: str)
     steps = next(drafts, None)
     if steps is None:
         raise ValueError(f"no {kind!r} corruption fits problem {problem.id!r}: {problem.instruction}")
+    if all(line == bare(line) for line in solution.steps):
+        steps = tuple(map(bare, steps))
     return replace(solution, steps=steps, answer=steps[-1].removeprefix(ANSWER_LINE.format("")))
 
 

@@ -1,5 +1,6 @@
 """Write a program as English and its solution as steps."""
 
+import re
 from collections.abc import Mapping, Set
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ from rleif.teachers.symbolic.program import Program, Quantity, evaluate, operati
 
 ANSWER_LINE = "The answer is: {}"
 _THEMES = {theme.name: theme for theme in THEMES}
+_WORDS_OF_A_STEP = re.compile(r"^(Step \d+: )\D+")
 
 
 def render(program: Program, without: Set[int] = frozenset()) -> str:
@@ -99,6 +101,15 @@ def step(index: int, q: Quantity, left_side: str, value: Fraction) -> str:
     else:
         who = f"The difference is {body}"
     return f"Step {index}: {who}."
+
+
+def bare(line: str) -> str:
+    """A line of a solution without the words before its equation; other lines as they are.
+
+    >>> bare("Step 1: Hugo bakes 12 + 5 = 17 tarts.")
+    'Step 1: 12 + 5 = 17 tarts.'
+    """
+    return _WORDS_OF_A_STEP.sub(r"\1", line)
 
 
 def solution_steps(program: Program, values: Mapping[int, Fraction] | None = None) -> tuple[str, ...]:

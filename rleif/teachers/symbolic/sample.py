@@ -50,7 +50,7 @@ SMALL_SIZES = Sizes(
     most=60,
 )
 TINY_SIZES = Sizes(
-    given=(2, 6), addend=(1, 3), factor=(2, 2), divisors=(2,), percents=(50,), price=(2, 2), groups=(2, 2), most=12
+    given=(2, 9), addend=(1, 5), factor=(2, 3), divisors=(2, 3), percents=(50,), price=(2, 3), groups=(2, 3), most=20
 )
 NUMBERS = {"full": SIZES, "small": SMALL_SIZES, "tiny": TINY_SIZES}
 """Ranges of numbers by name. A model of less than a million parameters learns the sums of "tiny" in some ten thousand

@@ -12,7 +12,7 @@ from rleif.teachers.symbolic.edits import EDITS, edit
 from rleif.teachers.symbolic.judge import label_steps
 from rleif.teachers.symbolic.program import Program, count_steps, evaluate, program_key
 from rleif.teachers.symbolic.reader import Reading, analyse
-from rleif.teachers.symbolic.render import number, render, solution_steps
+from rleif.teachers.symbolic.render import bare, number, render, solution_steps
 from rleif.teachers.symbolic.restore import program_of
 from rleif.teachers.symbolic.sample import SIZES, TEACHER_NAME, Sizes, answer_of, meta_of
 
@@ -24,8 +24,8 @@ class SymbolicTeacher:
 
     noise: the rate at which `evolve` returns an ill-posed child with a wrong reference answer, as a careless teacher
     would: meta["noise"] is True and meta["defect"] names what is wrong. Such a child is answered with its wrong
-    reference and does not evolve further. max_steps: a child of more operations is no evolution. Every result depends
-    on the arguments, `rng` and the seed alone.
+    reference and does not evolve further. max_steps: a child of more operations is no evolution. step_names: whether
+    the steps of `answer` say whose amount they compute. Every result depends on the arguments, `rng` and the seed alone.
 
     >>> teacher = SymbolicTeacher(seed=0)
     >>> draft = await teacher.evolve(problem, Operator(name="add_constraints", direction="up"), rng)
@@ -33,7 +33,14 @@ class SymbolicTeacher:
 
     name = TEACHER_NAME
 
-    def __init__(self, seed: int = 0, noise: float = 0.0, sizes: Sizes = SIZES, max_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        noise: float = 0.0,
+        sizes: Sizes = SIZES,
+        max_steps: int | None = None,
+        step_names: bool = True,
+    ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps = {max_steps}: a problem takes at least one operation")
         if not 0.0 <= noise <= 1.0:
@@ -42,6 +49,7 @@ class SymbolicTeacher:
         self.noise = noise
         self.sizes = sizes
         self.max_steps = max_steps
+        self.step_names = step_names
 
     async def evolve(self, problem: Problem, operator: Operator, rng: random.Random) -> Draft | NoEvolution:
         """Raises ValueError for an operator that is not one of the five of `edits.EDITS`, or a foreign problem."""
@@ -77,7 +85,10 @@ class SymbolicTeacher:
         values = evaluate(program)
         if noise and problem.answer is not None:
             values[program.target] = Fraction(problem.answer)
-        return self._solution(problem, solution_steps(program, values), number(values[program.target]))
+        steps = solution_steps(program, values)
+        if not self.step_names:
+            steps = tuple(map(bare, steps))
+        return self._solution(problem, steps, number(values[program.target]))
 
     def _solution(self, problem: Problem, steps: tuple[str, ...], answer: str | None) -> Solution:
         return Solution(
