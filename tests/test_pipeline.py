@@ -9,7 +9,9 @@ import sys
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -303,3 +305,48 @@ def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp
     tables = list((tmp_path / "wandb").rglob("media/table/completions_*.table.json"))
     assert len(tables) == 1
     assert "completion" in json.loads(tables[0].read_text())["columns"]
+
+
+def ppo_only(folder, done, **ppo):
+    """A configuration of PPO alone, on the models of a finished run."""
+    made = {name: str(done / name) for name in ("irm", "prm")}
+    made |= {"model": str(done / "sft"), "train_file": str(done / "evolve/pool.jsonl")}
+    config = small(folder, stages=["ppo"])
+    return {"run": config["run"], "ppo": config["ppo"] | made | ppo}
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
+def test_a_lora_policy_is_an_adapter_that_the_evaluation_loads(done_run, tmp_path):
+    _, done, *_ = done_run
+    config = ppo_only(tmp_path / "lora", done, lora_rank=2, learning_rate=0.1)
+    config["run"]["stages"] = ["ppo", "eval"]
+    config["eval"] = small(tmp_path)["eval"] | {
+        "models": [f"sft={done / 'sft'}", f"ppo={tmp_path / 'lora/ppo'}"],
+        "prm": str(done / "prm"),
+        "problems": str(done / "heldout.jsonl"),
+    }
+    results = run(config, say=lambda text: None)
+    assert (tmp_path / "lora/ppo/adapter_config.json").is_file()
+    assert not (tmp_path / "lora/ppo/model.safetensors").exists()
+    plain = json.loads((done / "results.json").read_text())
+    assert results["sft"]["pass1_sampled"] == plain["sft"]["pass1_sampled"]
+    assert results["ppo"]["mean_tokens"] != results["sft"]["mean_tokens"]
+
+
+@pytest.mark.slow  # two more processes have to import torch and transformers
+def test_a_stage_under_an_accelerate_launch_of_two_processes_trains_what_one_does(done_run, tmp_path):
+    _, done, *_ = done_run
+    launch = {
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_machines": 1, "machine_rank": 0,
+        "num_processes": 2, "use_cpu": True, "mixed_precision": "no",
+    }  # fmt: skip
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(launch))
+    config = ppo_only(tmp_path / "two", done, per_device_train_batch_size=4)
+    config["run"]["accelerate_config"] = str(tmp_path / "two.yaml")
+    run(config, say=lambda text: None)
+    run(ppo_only(tmp_path / "one", done), say=lambda text: None)
+    one, two = (load_file(tmp_path / name / "ppo/model.safetensors") for name in ("one", "two"))
+    before = load_file(done / "sft/model.safetensors")
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+    for name, expected in one.items():
+        assert torch.allclose(two[name], expected, rtol=1e-4, atol=1e-7), name
