@@ -20,7 +20,7 @@ from rleif.sources import resolve_data
 from rleif.tiny import TINY, tiny_config
 
 FROZEN_SCORER_BYTES = 2  # bf16
-REFERENCE_BYTES = 4  # it is a copy of the fp32 policy
+REFERENCE_BYTES = 4  # it is a copy of the fp32 policy; DeepSpeed has that in bf16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,9 +189,10 @@ class _Planner:
         policy, critic = self.shape(arguments.model), self.shape(arguments.value_model or arguments.model)
         memory = None
         if policy is not None and critic is not None:
-            memory = (self._training(policy, config, 2 * config.max_completion_length) or 0.0) * GIB
-            memory += training_bytes(critic.parameters, self.launch)
-            memory += policy.parameters * REFERENCE_BYTES if config.kl_coef else 0
+            memory = training_bytes(policy.parameters, self.launch) + training_bytes(critic.parameters, self.launch)
+            memory += max(self._activations(policy, config, 2 * config.max_completion_length), self._sampling(policy))
+            reference = FROZEN_SCORER_BYTES if self.launch.zero_stage else REFERENCE_BYTES
+            memory += policy.parameters * reference if config.kl_coef else 0
             for scorer in filter(None, (arguments.irm, arguments.prm)):
                 found = self.shape(scorer)
                 memory += found.parameters * FROZEN_SCORER_BYTES if found else 0
@@ -217,7 +218,13 @@ class _Planner:
         """GiB of one trained model and a micro-batch of rows as long as they may be."""
         if shape is None:
             return None
-        total = training_bytes(shape.parameters, self.launch)
+        return (training_bytes(shape.parameters, self.launch) + self._activations(shape, config, tokens)) / GIB
+
+    def _activations(self, shape: Shape, config: Any, tokens: int | None, rows_each: int = 1) -> float:
         recomputes = bool(getattr(config, "activation_checkpointing", None) or config.gradient_checkpointing)
-        total += activation_bytes(shape, config.per_device_train_batch_size, tokens or 2048, recomputes=recomputes)
-        return total / GIB
+        rows = config.per_device_train_batch_size * rows_each
+        return activation_bytes(shape, rows, tokens or 2048, recomputes=recomputes)
+
+    def _sampling(self, policy: Shape) -> float:
+        """Under ZeRO-3 the policy is put together to sample. Its keys and values are not counted."""
+        return policy.parameters * 2.0 if self.launch.zero_stage == 3 else 0.0
