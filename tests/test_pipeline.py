@@ -255,6 +255,27 @@ def test_a_configuration_that_cannot_be_used_is_told_before_anything_runs(tmp_pa
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize(
+    "name",
+    ["answers.max_problems", "answers.concurrency", "sft.max_rows", "samples.num_problems", "ranks.max_lists",
+     "steps.max_problems", "ppo.max_rows", "ppo.max_eval_rows", "ppo.lora_rank", "eval.max_problems"],
+)  # fmt: skip
+def test_a_limit_below_one_is_refused_before_anything_runs(tmp_path, name, value):
+    section, key = name.split(".")
+    config = small(tmp_path / "r")
+    config[section][key] = value
+    with pytest.raises(SettingsError, match=rf"{section}: {key} must be at least 1, got {value}"):
+        run(config, say=lambda text: None)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_launch_that_cannot_be_read_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(SettingsError, match=r"none\.yaml: no such configuration file"):
+        run(small(tmp_path / "r", accelerate_config=str(tmp_path / "none.yaml")), say=lambda text: None)
+    assert not (tmp_path / "r").exists()
+
+
 def test_what_a_stage_that_is_left_out_would_make_is_not_asked_for(tmp_path):
     _, jobs = resolve(small(tmp_path, stages=["evolve", "answers", "sft", "steps", "prm", "ppo", "eval"]))
     values = {job.stage.name: job.values for job in jobs}
@@ -305,6 +326,22 @@ def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp
     tables = list((tmp_path / "wandb").rglob("media/table/completions_*.table.json"))
     assert len(tables) == 1
     assert "completion" in json.loads(tables[0].read_text())["columns"]
+
+
+def test_each_stage_is_a_run_of_its_own_in_wandb(done_run, tmp_path, monkeypatch):
+    import wandb
+
+    _, done, *_ = done_run
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    config = ppo_only(tmp_path / "r", done, report_to="wandb")
+    config["run"]["stages"] = ["prm", "ppo"]
+    files = {"train_file": str(done / "label/stepped.jsonl"), "eval_file": str(done / "label/stepped_heldout.jsonl")}
+    config["prm"] = {"model": str(done / "sft"), **files, **small(tmp_path)["prm"], "report_to": "wandb"}
+    config["ppo"].pop("prm")
+    run(config, say=lambda text: None)
+    assert wandb.run is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
 def ppo_only(folder, done, **ppo):
