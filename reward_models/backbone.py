@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations import deepspeed as deepspeed_integration
 from transformers.utils import logging as transformers_logging
 
 AUTO_CLASSES = {"irm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
@@ -177,7 +177,8 @@ def load_for_scoring(path: str, kind: str, device: Any, dtype: Any) -> tuple[Pre
         raise ValueError(f"{path} holds an adapter, not a whole model: merge it into its base (merge_and_unload) first")
     place, precision = inference_setup(device, dtype)
     architectures = AutoConfig.from_pretrained(path).architectures or []
-    model = load_network(path, kind, trained=True, dtype=precision)
+    with loaded_whole():
+        model = load_network(path, kind, trained=True, dtype=precision)
     if type(model).__name__ not in architectures:
         raise ValueError(
             f"{path} holds {architectures}, not {type(model).__name__}: it is not a model of kind {kind!r}"
@@ -198,9 +199,24 @@ def _quiet_load_report() -> Iterator[None]:
 
 
 @contextmanager
+def loaded_whole() -> Iterator[None]:
+    """Within it, `from_pretrained` gives every process all weights.
+
+    Under ZeRO-3 each would else get a slice, which only the model that DeepSpeed trains puts together again: a frozen
+    model would see empty weights.
+    """
+    before = deepspeed_integration._hf_deepspeed_config_weak_ref
+    deepspeed_integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed_integration._hf_deepspeed_config_weak_ref = before
+
+
+@contextmanager
 def _gathered(weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """The weights whole: under ZeRO-3 each process holds a slice, and writing to it outside would change nothing."""
-    if not is_deepspeed_zero3_enabled():
+    if not deepspeed_integration.is_deepspeed_zero3_enabled():
         yield weights
         return
     import deepspeed  # pyright: ignore[reportMissingImports]

@@ -35,6 +35,19 @@ one stage, files to files:
 `rleif sft --help` lists the flags of a stage; each is also a key of its YAML file. On several processes:
 accelerate launch -m rleif ppo --config ppo.yaml"""
 
+LABEL_USAGE = """usage: rleif label {answers,samples,ranks,steps} [--config file.yaml] [--flag value ...]
+
+  answers  a solution of every problem of the pool, for SFT
+  samples  solutions that a checkpoint writes
+  ranks    ranked lists of problems, for the IRM
+  steps    solutions judged step by step, for the PRM
+
+`rleif label ranks --help` lists the flags of one."""
+
+REPORT_USAGE = """usage: rleif report RUN_DIRECTORY
+
+Writes results.json, figures/*.png and report.md of a run, finished or not, and prints the table."""
+
 RUN_USAGE = """usage: rleif run config.yaml [--section.key value ...] [options]
 
   --dry-run             check the configuration and print the plan: stages, rows, optimizer steps, memory
@@ -75,8 +88,11 @@ def _dispatch(arguments: list[str]) -> None:
             raise SettingsError("no command given")
         return
     commands = _commands()
-    if arguments[0] == "label" and len(arguments) > 1:
-        arguments = [f"label {arguments[1]}", *arguments[2:]]
+    if arguments[0] == "label":
+        if _asks_for_help(arguments[1:2]):
+            print(LABEL_USAGE)
+            return
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     check_names(arguments[:1], commands, "command")
     commands[arguments[0]](arguments[1:])
 
@@ -112,7 +128,7 @@ def _output_dir(parsed: Sequence[Any]) -> str:
 
 
 def _run(arguments: list[str]) -> None:
-    if not arguments or "-h" in arguments or "--help" in arguments:
+    if not arguments or _asks_for_help(arguments):
         print(RUN_USAGE)
         return
     dry_run = _take_flag(arguments, "--dry-run")
@@ -131,9 +147,16 @@ def _run(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
+    if _asks_for_help(arguments):
+        print(REPORT_USAGE)
+        return
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise SettingsError("rleif report takes one run directory: rleif report runs/gsm8k")
     load_name("rleif.report:write_report")(arguments[0])
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return "-h" in arguments or "--help" in arguments
 
 
 def _take_flag(arguments: list[str], name: str) -> bool:

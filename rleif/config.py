@@ -189,12 +189,15 @@ class RLEIFConfig(TrainingArguments):
         per_pass = num_prompts // self.prompts_per_iteration
         return max(1, round(self.num_train_epochs * per_pass))
 
-    def _derive_accumulation(self, world_size: int) -> int:
-        share = self.mini_batch_size // world_size
+    def require_even_share(self, processes: int) -> None:
+        """Raises ValueError for sizes that so many processes cannot share evenly."""
         for total, name in ((self.mini_batch_size, "mini-batch"), (self.prompts_per_iteration, "iteration's prompts")):
-            if total % world_size:
-                raise ValueError(f"{total} ({name}) cannot be shared evenly by {world_size} processes")
-        derived = -(-share // self.per_device_train_batch_size)
+            if total % processes:
+                raise ValueError(f"{total} ({name}) cannot be shared evenly by {processes} processes")
+
+    def _derive_accumulation(self, world_size: int) -> int:
+        self.require_even_share(world_size)
+        derived = -(-(self.mini_batch_size // world_size) // self.per_device_train_batch_size)
         given = self.gradient_accumulation_steps
         if given is not None and given != derived:
             raise ValueError(

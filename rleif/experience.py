@@ -152,7 +152,9 @@ class ExperienceMaker:
                 found = dict(self.model(*places, temperature, prompts))
                 if self.config.kl_coef:
                     with self._reference() as reference, self.accelerator.autocast():
-                        found["ref_logprobs"], _ = response_logprobs(reference, *places, temperature, prompts)
+                        found["ref_logprobs"], _ = response_logprobs(
+                            reference, *places, temperature, prompts, agree_on_chunks=self.model.agree_on_chunks
+                        )
                 for name in names:
                     results[name][index, : found[name].shape[1]] = found[name].to(torch.float32)
         return results

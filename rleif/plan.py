@@ -12,7 +12,7 @@ from typing import Any
 from rleif.evolution.schedules import wizardmath_v1, wizardmath_v3
 from rleif.memory import GIB, Launch, Shape, activation_bytes, read_launch, shape_of, shape_of_config, training_bytes
 from rleif.pipeline.resolve import Job, RunArguments, resolve
-from rleif.pipeline.runner import build_arguments, pin_threads
+from rleif.pipeline.runner import build_arguments, check_share, pin_threads
 from rleif.pipeline.state import changes, read_done
 from rleif.records import DataError
 from rleif.settings import explicit
@@ -20,7 +20,7 @@ from rleif.sources import resolve_data
 from rleif.tiny import TINY, tiny_config
 
 FROZEN_SCORER_BYTES = 2  # bf16
-REFERENCE_BYTES = 4  # it is a copy of the fp32 policy
+REFERENCE_BYTES = 4  # it is a copy of the fp32 policy; DeepSpeed has that in bf16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +80,12 @@ class _Planner:
         self.launch = launch
         self.rows: dict[str, int] = {}  # path to upper bound, for files not made yet
         self.shapes: dict[str, Shape] = {}
+        self.list_size = 1  # instructions of one row of the IRM's data
         self.notes: list[str] = []
 
     def line(self, job: Job) -> Line:
         arguments = build_arguments(replace(job, values=_without_precision(job.values)))
+        check_share(job, arguments, self.launch)
         name = job.stage.name
         done = read_done(self.folder, name)
         is_done = done is not None and not changes(done.config, explicit(job.stage.load()[1], job.values))
@@ -159,6 +161,7 @@ class _Planner:
         units = self._pool() if arguments.teacher == "none" else self.count(self.folder / "seeds.jsonl")
         lists = units * arguments.lists_per_root
         lists = min(lists, arguments.max_lists or lists)
+        self.list_size = arguments.list_size
         self._split("ranked", lists, arguments.heldout_fraction)
         return {"work": f"<= {lists} lists of {arguments.list_size}"}
 
@@ -172,15 +175,20 @@ class _Planner:
         self.promise(f"label/{name}.jsonl", rows - round(rows * heldout_fraction))
         self.promise(f"label/{name}_heldout.jsonl", round(rows * heldout_fraction))
 
-    def _reward(self, arguments: Any, config: Any) -> dict[str, Any]:
+    def _irm(self, arguments: Any, config: Any) -> dict[str, Any]:
+        return self._reward(arguments, config, self.list_size)
+
+    def _prm(self, arguments: Any, config: Any) -> dict[str, Any]:
+        return self._reward(arguments, config, 1)
+
+    def _reward(self, arguments: Any, config: Any, texts_a_row: int) -> dict[str, Any]:
         rows = self.count(arguments.train_file)
         shape = self.shape(arguments.model)
         if shape is not None:
             self.shapes[str(config.output_dir)] = shape
-        memory = self._training(shape, config, config.max_length)
+            shape = replace(shape, vocab_size=1)  # one score in place of logits
+        memory = self._training(shape, config, config.max_length, texts_a_row)
         return {"work": f"<= {rows} rows", "steps": self.optimizer_steps(rows, config), "memory": memory}
-
-    _irm = _prm = _reward
 
     def _ppo(self, arguments: Any, config: Any) -> dict[str, Any]:
         prompts = self.count(arguments.train_file)
@@ -189,9 +197,10 @@ class _Planner:
         policy, critic = self.shape(arguments.model), self.shape(arguments.value_model or arguments.model)
         memory = None
         if policy is not None and critic is not None:
-            memory = (self._training(policy, config, 2 * config.max_completion_length) or 0.0) * GIB
-            memory += training_bytes(critic.parameters, self.launch)
-            memory += policy.parameters * REFERENCE_BYTES if config.kl_coef else 0
+            memory = training_bytes(policy.parameters, self.launch) + training_bytes(critic.parameters, self.launch)
+            memory += max(self._activations(policy, config, 2 * config.max_completion_length), self._sampling(policy))
+            reference = FROZEN_SCORER_BYTES if self.launch.zero_stage else REFERENCE_BYTES
+            memory += policy.parameters * reference if config.kl_coef else 0
             for scorer in filter(None, (arguments.irm, arguments.prm)):
                 found = self.shape(scorer)
                 memory += found.parameters * FROZEN_SCORER_BYTES if found else 0
@@ -213,11 +222,19 @@ class _Planner:
         per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
         return math.ceil(per_epoch * config.num_train_epochs)
 
-    def _training(self, shape: Shape | None, config: Any, tokens: int | None) -> float | None:
-        """GiB of one trained model and a micro-batch of rows as long as they may be."""
+    def _training(self, shape: Shape | None, config: Any, tokens: int | None, texts_a_row: int = 1) -> float | None:
+        """GiB of one trained model and a micro-batch of texts as long as they may be."""
         if shape is None:
             return None
-        total = training_bytes(shape.parameters, self.launch)
+        return (
+            training_bytes(shape.parameters, self.launch) + self._activations(shape, config, tokens, texts_a_row)
+        ) / GIB
+
+    def _activations(self, shape: Shape, config: Any, tokens: int | None, texts_a_row: int = 1) -> float:
         recomputes = bool(getattr(config, "activation_checkpointing", None) or config.gradient_checkpointing)
-        total += activation_bytes(shape, config.per_device_train_batch_size, tokens or 2048, recomputes=recomputes)
-        return total / GIB
+        rows = config.per_device_train_batch_size * texts_a_row
+        return activation_bytes(shape, rows, tokens or 2048, recomputes=recomputes)
+
+    def _sampling(self, policy: Shape) -> float:
+        """Under ZeRO-3 the policy is put together to sample. Its keys and values are not counted."""
+        return policy.parameters * 2.0 if self.launch.zero_stage == 3 else 0.0

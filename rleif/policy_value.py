@@ -5,6 +5,7 @@ the backward pass: a [batch, tokens, vocabulary] tensor never exists.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,20 +70,23 @@ def response_logprobs(
     temperature: float,
     prompts: Int[Tensor, " rollouts"] | None = None,
     entropy_gradient: bool = False,
+    agree_on_chunks: Callable[[int], int] | None = None,
 ) -> tuple[Float[Tensor, "rollouts tokens"], Float[Tensor, "rollouts tokens"]]:
     """log pi(token) at the temperature, and the entropy of pi in nats, per response token; fp32, 0 elsewhere.
 
-    The entropy carries a gradient only if asked.
+    The entropy carries a gradient only if asked. agree_on_chunks: as `PolicyAndValue`'s.
     """
     hidden = response_states(policy, input_ids, prompt_lengths, is_response, prompts)
     targets = response_targets(input_ids, prompt_lengths, is_response)
     inner = without_adapter(policy)
     size = max(1, LOGIT_BUDGET // inner.config.get_text_config().vocab_size)
     settings = (inner, temperature, entropy_gradient)
-    if len(targets) <= size:
+    count = -(-len(targets) // size)
+    count = agree_on_chunks(count) if agree_on_chunks else count
+    if count <= 1:
         logprobs, entropy = _logprob_chunk(hidden, targets, *settings)
     else:
-        chunks = zip(hidden.split(size), targets.split(size), strict=True)
+        chunks = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)
         parts = [checkpoint(_logprob_chunk, h, t, *settings, use_reentrant=False) for h, t in chunks]
         logprobs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
     return scatter_response(logprobs, is_response), scatter_response(entropy, is_response)
@@ -200,6 +204,9 @@ class PolicyAndValue(nn.Module):
         self.policy = policy
         self.value = value
         self._recomputes = False
+        # Under ZeRO-3 each use of the output matrix waits for the same use of all processes, which hold unequal numbers
+        # of tokens: there this makes their chunks equally many.
+        self.agree_on_chunks: Callable[[int], int] | None = None
         widen_head(value)
         disable_dropout(self)
         self.eval()
@@ -219,7 +226,9 @@ class PolicyAndValue(nn.Module):
     ) -> dict[str, Tensor]:
         """logprobs, entropy and values, each [rollouts, tokens]."""
         places = (input_ids, prompt_lengths, is_response)
-        logprobs, entropy = response_logprobs(self.policy, *places, temperature, prompts, entropy_gradient)
+        logprobs, entropy = response_logprobs(
+            self.policy, *places, temperature, prompts, entropy_gradient, self.agree_on_chunks
+        )
         return {"logprobs": logprobs, "entropy": entropy, "values": response_values(self.value, *places, prompts)}
 
     def train(self, mode: bool = True) -> "PolicyAndValue":

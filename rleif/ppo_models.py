@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
+from reward_models.backbone import loaded_whole
 from rleif.config import RLEIFConfig
 from rleif.policy_value import disable_dropout, make_value_model, value_head, zero_head
 
@@ -31,7 +32,22 @@ def load_models(
     tokenizer: Any,
     config: RLEIFConfig,
 ) -> PPOModels:
-    """Raises ValueError where a model or tokenizer is missing and cannot be made from the others."""
+    """Whole on every process, also under ZeRO-3, which takes slices of policy and critic when training begins.
+
+    Raises ValueError where a model or tokenizer is missing and cannot be made from the others.
+    """
+    with loaded_whole():
+        return _load_models(model, value_model, ref_model, peft_config, tokenizer, config)
+
+
+def _load_models(
+    model: str | nn.Module,
+    value_model: str | nn.Module | None,
+    ref_model: str | nn.Module | None,
+    peft_config: Any,
+    tokenizer: Any,
+    config: RLEIFConfig,
+) -> PPOModels:
     policy = load_causal(model, config)
     tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(model, policy)
     value = _load_value(value_model, config) if value_model is not None else make_value_model(policy)

@@ -139,6 +139,14 @@ def check_values(kinds: Sequence[type], values: Mapping[str, Any], section: str)
             )
 
 
+def require_positive(arguments: Any, *names: str) -> None:
+    """Raises ValueError for a count below 1; None is no limit. Of a list, [:-1] would take a row away unseen."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
 def field_types(kinds: Sequence[type]) -> dict[str, Any]:
     """Field name to type of one or more dataclasses; they share no name."""
     found: dict[str, Any] = {}

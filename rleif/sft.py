@@ -27,6 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from rleif.prompting import COMPLETION_PREFIX, WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, read_rows
+from rleif.settings import require_positive
 from rleif.tiny import TINY, TinyModel, fixed_parts, make_tiny, train_tokenizer
 
 
@@ -56,6 +57,9 @@ class SFTArguments:
     num_heads: int = field(default=TinyModel.num_heads, metadata={"help": "tiny: attention heads"})
     num_kv_heads: int = field(default=TinyModel.num_kv_heads, metadata={"help": "tiny: key-value heads"})
     max_positions: int = field(default=TinyModel.max_positions, metadata={"help": "tiny: longest sequence, tokens"})
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_rows")
 
     def tiny(self) -> TinyModel:
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")

@@ -9,6 +9,7 @@ What an iteration does is a function of the weights and of (seed, iteration) alo
 iteration needs no state beyond Trainer's own, and the run that resumes from it equals the one that was not stopped.
 """
 
+import contextlib
 import copy
 import logging
 import time
@@ -46,6 +47,7 @@ from rleif.rewards import (
 )
 from rleif.rollout import TransformersEngine
 from rleif.scoring import Grader, Scorer
+from rleif.zero3 import largest, whole_policy
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ class RLEIFTrainer(Trainer):
         models.policy.config.use_cache = use_cache  # Trainer turns it off, and it would be saved that way
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             self.args.share_prompts = False  # they expect one pass through each layer per backward pass
+            self.model.agree_on_chunks = partial(largest, accelerator=self.accelerator)
         self.ref_model = None if models.reference is None else models.reference.to(self.args.device)
         self.scorer = self._make_scorer(irm, prm, grade)
         self.engine: Generate = engine or self._make_engine()
@@ -161,8 +164,17 @@ class RLEIFTrainer(Trainer):
             self.model.policy,
             self.processing_class,
             self.args.rollout_max_batch_size,
-            self.accelerator.autocast,  # pyright: ignore[reportArgumentType]
+            self._sampling,
         )
+
+    @contextlib.contextmanager
+    def _sampling(self) -> Iterator[None]:
+        with self.accelerator.autocast():
+            if self.is_deepspeed_enabled:
+                with whole_policy(self.model.policy, self.model_wrapped):
+                    yield
+            else:
+                yield
 
     # What Trainer asks for
 
@@ -308,6 +320,9 @@ class RLEIFTrainer(Trainer):
         self._experience = None
         self._metrics.clear()
         self._step_sums.zero_()
+        if self.ref_model is not None and self.is_deepspeed_enabled:
+            # DeepSpeed has cast the policy by now; in another precision the KL would not start at 0.
+            self.ref_model.to(dtype=next(self.model.policy.parameters()).dtype)
         started = time.perf_counter()
         self.maker.score_instructions(self.state.max_steps // self.args.steps_per_iteration)
         self._metrics["time/score_instructions"].append(time.perf_counter() - started)

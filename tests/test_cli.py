@@ -31,7 +31,9 @@ def test_help_names_every_command_and_ends_well(capsys):
     text = capsys.readouterr().out
     for command in ("evolve", "label", "sft", "irm", "prm", "ppo", "eval", "run", "report"):
         assert command in text
-    assert cli.main(["run", "--help"]) == 0
+    for command, word in (("run", "--dry-run"), ("label", "samples"), ("report", "RUN_DIRECTORY")):
+        assert cli.main([command, "--help"]) == 0
+        assert word in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

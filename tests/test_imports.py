@@ -15,7 +15,7 @@ LAYERS = {
     1: ["rleif.config", "rleif.teachers", "rleif.grading", "rleif.rewards", "rleif.losses", "rleif.sources"],
     2: ["rleif.evolution", "rleif.labeling", "rleif.sft", "rleif.dpo", "rleif.rollout", "rleif.evaluate"],
     3: ["rleif.trainer", "rleif.checkpoint", "rleif.completions_table", "rleif.experience", "rleif.policy_evaluation",
-        "rleif.policy_value", "rleif.ppo_batch", "rleif.ppo_models", "rleif.prompt_set", "rleif.scoring",
+        "rleif.policy_value", "rleif.ppo_batch", "rleif.ppo_models", "rleif.zero3", "rleif.prompt_set", "rleif.scoring",
         "rleif.shared_prompts"],
     4: ["rleif.pipeline", "rleif.report", "rleif.figures", "rleif.plan", "rleif.memory", "rleif.cli", "rleif.__main__"],
 }  # fmt: skip

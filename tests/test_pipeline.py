@@ -9,7 +9,9 @@ import sys
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -253,6 +255,27 @@ def test_a_configuration_that_cannot_be_used_is_told_before_anything_runs(tmp_pa
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize(
+    "name",
+    ["answers.max_problems", "answers.concurrency", "sft.max_rows", "samples.num_problems", "ranks.max_lists",
+     "steps.max_problems", "ppo.max_rows", "ppo.max_eval_rows", "ppo.lora_rank", "eval.max_problems"],
+)  # fmt: skip
+def test_a_limit_below_one_is_refused_before_anything_runs(tmp_path, name, value):
+    section, key = name.split(".")
+    config = small(tmp_path / "r")
+    config[section][key] = value
+    with pytest.raises(SettingsError, match=rf"{section}: {key} must be at least 1, got {value}"):
+        run(config, say=lambda text: None)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_launch_that_cannot_be_read_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(SettingsError, match=r"none\.yaml: no such configuration file"):
+        run(small(tmp_path / "r", accelerate_config=str(tmp_path / "none.yaml")), say=lambda text: None)
+    assert not (tmp_path / "r").exists()
+
+
 def test_what_a_stage_that_is_left_out_would_make_is_not_asked_for(tmp_path):
     _, jobs = resolve(small(tmp_path, stages=["evolve", "answers", "sft", "steps", "prm", "ppo", "eval"]))
     values = {job.stage.name: job.values for job in jobs}
@@ -303,3 +326,64 @@ def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp
     tables = list((tmp_path / "wandb").rglob("media/table/completions_*.table.json"))
     assert len(tables) == 1
     assert "completion" in json.loads(tables[0].read_text())["columns"]
+
+
+def test_each_stage_is_a_run_of_its_own_in_wandb(done_run, tmp_path, monkeypatch):
+    import wandb
+
+    _, done, *_ = done_run
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    config = ppo_only(tmp_path / "r", done, report_to="wandb")
+    config["run"]["stages"] = ["prm", "ppo"]
+    files = {"train_file": str(done / "label/stepped.jsonl"), "eval_file": str(done / "label/stepped_heldout.jsonl")}
+    config["prm"] = {"model": str(done / "sft"), **files, **small(tmp_path)["prm"], "report_to": "wandb"}
+    config["ppo"].pop("prm")
+    run(config, say=lambda text: None)
+    assert wandb.run is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
+def ppo_only(folder, done, **ppo):
+    """A configuration of PPO alone, on the models of a finished run."""
+    made = {name: str(done / name) for name in ("irm", "prm")}
+    made |= {"model": str(done / "sft"), "train_file": str(done / "evolve/pool.jsonl")}
+    config = small(folder, stages=["ppo"])
+    return {"run": config["run"], "ppo": config["ppo"] | made | ppo}
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
+def test_a_lora_policy_is_an_adapter_that_the_evaluation_loads(done_run, tmp_path):
+    _, done, *_ = done_run
+    config = ppo_only(tmp_path / "lora", done, lora_rank=2, learning_rate=0.1)
+    config["run"]["stages"] = ["ppo", "eval"]
+    config["eval"] = small(tmp_path)["eval"] | {
+        "models": [f"sft={done / 'sft'}", f"ppo={tmp_path / 'lora/ppo'}"],
+        "prm": str(done / "prm"),
+        "problems": str(done / "heldout.jsonl"),
+    }
+    results = run(config, say=lambda text: None)
+    assert (tmp_path / "lora/ppo/adapter_config.json").is_file()
+    assert not (tmp_path / "lora/ppo/model.safetensors").exists()
+    plain = json.loads((done / "results.json").read_text())
+    assert results["sft"]["pass1_sampled"] == plain["sft"]["pass1_sampled"]
+    assert results["ppo"]["mean_tokens"] != results["sft"]["mean_tokens"]
+
+
+@pytest.mark.slow  # two more processes have to import torch and transformers
+def test_a_stage_under_an_accelerate_launch_of_two_processes_trains_what_one_does(done_run, tmp_path):
+    _, done, *_ = done_run
+    launch = {
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_machines": 1, "machine_rank": 0,
+        "num_processes": 2, "use_cpu": True, "mixed_precision": "no",
+    }  # fmt: skip
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(launch))
+    config = ppo_only(tmp_path / "two", done, per_device_train_batch_size=4)
+    config["run"]["accelerate_config"] = str(tmp_path / "two.yaml")
+    run(config, say=lambda text: None)
+    run(ppo_only(tmp_path / "one", done), say=lambda text: None)
+    one, two = (load_file(tmp_path / name / "ppo/model.safetensors") for name in ("one", "two"))
+    before = load_file(done / "sft/model.safetensors")
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+    for name, expected in one.items():
+        assert torch.allclose(two[name], expected, rtol=1e-4, atol=1e-7), name

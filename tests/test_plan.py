@@ -41,6 +41,30 @@ def test_the_paper_recipe_can_be_planned_without_a_gpu_or_a_network():
         assert float(numbers(text, stage)[-1]) < 74.5, "an 80 GB GPU holds 74.5 GiB"
 
 
+def test_every_value_of_the_paper_recipe_has_its_source_or_a_reason():
+    sources = ("v3", "section ", "eq. ", "table ", "the official repository", "PPO paper", "ours, because ")
+    for line in (CONFIGS / "wizardmath_v3.yaml").read_text().splitlines():
+        if line.startswith("  "):
+            assert line.partition(" # ")[2].startswith(sources), line
+
+
+def test_processes_that_cannot_share_a_batch_are_found_by_the_dry_run():
+    content = load_yaml(CONFIGS / "wizardmath_v3.yaml")
+    content["ppo"]["rollout_batch_size"] = 100
+    with pytest.raises(SettingsError, match=r"ppo: 100 \(mini-batch\) cannot be shared evenly by 8 processes"):
+        plan(content)
+
+
+def test_an_instruction_reward_model_holds_a_whole_list_a_row_and_no_logits(tmp_path):
+    content = load_yaml(CONFIGS / "wizardmath_v3.yaml")
+    content["run"]["accelerate_config"] = None
+    content["ranks"]["list_size"] = 5
+    shape = KNOWN["mistralai/Mistral-7B-v0.1"]
+    # 16 bytes a weight; 2 lists x 5 texts x 2048 tokens, each 4096 wide x (2 x 32 + 34) bytes and 8 for its score
+    expected = 16 * shape.parameters + 10 * 2048 * 4096 * 98 + 10 * 2048 * 8
+    assert numbers(plan(content), "irm")[-1] == f"{expected / GIB:.1f}"
+
+
 def test_optimizer_steps_are_those_that_the_trainer_takes(tmp_path):
     content = {
         "run": {"output_dir": str(tmp_path), "stages": ["evolve", "answers", "sft"]},

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rleif.grading import Grade, grade
 from rleif.labeling.common import STEP_NAMES_HELP, ask, pool_of, sample_by_hash
 from rleif.records import Problem, Rejection, Solution, stable_hash, write_jsonl
+from rleif.settings import require_positive
 from rleif.sources import gold_solution
 from rleif.teachers.named import teacher_by_name
 
@@ -53,6 +54,7 @@ class AnswerArguments:
     progress: bool = field(default=True, metadata={"help": "show progress bars"})
 
     def __post_init__(self) -> None:
+        require_positive(self, "max_problems", "concurrency")
         if self.keep not in ("all", "known_answer"):
             raise ValueError(f"keep must be 'all' or 'known_answer', got {self.keep!r}")
         if self.error_kind not in ERRORS:

@@ -11,6 +11,7 @@ from reward_models.records import RankedInstructions
 from rleif.labeling.common import ask, check_fraction, is_held_out, pool_of, sample_by_hash
 from rleif.labeling.defects import TEXT_DEFECTS
 from rleif.records import Problem, stable_hash, write_jsonl
+from rleif.settings import require_positive
 from rleif.teachers.base import Ranking, Teacher
 from rleif.teachers.named import teacher_by_name
 
@@ -37,6 +38,7 @@ class RankArguments:
     progress: bool = field(default=True, metadata={"help": "show progress bars"})
 
     def __post_init__(self) -> None:
+        require_positive(self, "max_lists", "concurrency")
         check_fraction("heldout_fraction", self.heldout_fraction)
         if self.list_size < 2 or self.lists_per_root < 1:
             raise ValueError(

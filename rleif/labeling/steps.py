@@ -14,6 +14,7 @@ from rleif.labeling.checker import check_steps
 from rleif.labeling.common import STEP_NAMES_HELP, ask, check_fraction, is_held_out, pool_of, sample_by_hash
 from rleif.labeling.injections import INJECTIONS, inject
 from rleif.records import DataError, Problem, Solution, read_rows, stable_hash, write_jsonl
+from rleif.settings import require_positive
 from rleif.sources import gold_solution
 from rleif.teachers.base import Teacher
 from rleif.teachers.named import teacher_by_name
@@ -42,6 +43,7 @@ class StepArguments:
     progress: bool = field(default=True, metadata={"help": "show progress bars"})
 
     def __post_init__(self) -> None:
+        require_positive(self, "max_problems", "concurrency")
         check_fraction("heldout_fraction", self.heldout_fraction)
         if self.corruptions_per_problem < 0:
             raise ValueError(f"corruptions_per_problem must be >= 0, got {self.corruptions_per_problem}")

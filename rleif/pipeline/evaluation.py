@@ -12,7 +12,7 @@ from rleif.pipeline.state import write_json
 from rleif.prompt_set import encode_prompts
 from rleif.prompting import WIZARDMATH_PROMPT
 from rleif.records import Problem
-from rleif.settings import SettingsError
+from rleif.settings import SettingsError, require_positive
 from rleif.sources import read_seeds
 
 
@@ -38,6 +38,7 @@ class EvalArguments:
     progress: bool = field(default=True, metadata={"help": "show progress bars"})
 
     def __post_init__(self) -> None:
+        require_positive(self, "max_problems", "max_new_tokens", "max_batch_size")
         names = [name for name, _ in map(_split, self.models)]
         if not names or len(set(names)) < len(names):
             raise SettingsError(f"models needs one or more different names, got {self.models}")

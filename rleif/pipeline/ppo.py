@@ -13,6 +13,7 @@ from rleif.pipeline.sample import choose
 from rleif.pipeline.state import write_json
 from rleif.prompting import WIZARDMATH_PROMPT, render_prompt
 from rleif.records import Problem, read_problems
+from rleif.settings import require_positive
 from rleif.sft import last_checkpoint
 from rleif.trainer import RLEIFTrainer
 
@@ -35,6 +36,9 @@ class PPOArguments:
     prompt_template: str = field(default=WIZARDMATH_PROMPT, metadata={"help": "as in SFT"})
     lora_rank: int | None = field(default=None, metadata={"help": "train a LoRA adapter of this rank, not all weights"})
     lora_alpha: int = field(default=16, metadata={"help": "scale of the adapter"})
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_rows", "max_eval_rows", "lora_rank")
 
 
 def train_ppo(

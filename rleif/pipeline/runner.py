@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rleif.memory import Launch, read_launch
 from rleif.pipeline.lock import locked
 from rleif.pipeline.resolve import Job, RunArguments, dependents, resolve
 from rleif.pipeline.stages import NAMES
@@ -58,8 +60,9 @@ def run(
     pin_threads(settings.get("threads") if isinstance(settings, Mapping) else None)
     arguments, jobs = resolve(content)
     _check_alone()
+    launch = read_launch(arguments.accelerate_config)
     for job in jobs:
-        build_arguments(job)  # what a dataclass refuses is told now, not hours later
+        check_share(job, build_arguments(job), launch)  # what a dataclass refuses is told now, not hours later
     folder = Path(arguments.output_dir)
     with locked(folder):
         _forget_forced(folder, jobs, force, restart_from)
@@ -99,6 +102,15 @@ def _check_alone() -> None:
 def build_arguments(job: Job) -> tuple[Any, ...]:
     """The stage's argument dataclasses."""
     return build(job.stage.load()[1], job.values, job.stage.name)
+
+
+def check_share(job: Job, built: Sequence[Any], launch: Launch) -> None:
+    """Raises SettingsError for a PPO whose sizes the processes of the launch cannot share evenly."""
+    if job.stage.name == "ppo":
+        try:
+            built[-1].require_even_share(launch.processes)
+        except ValueError as error:
+            raise SettingsError(f"ppo: {error}, which run.accelerate_config starts") from None
 
 
 def _forget_forced(folder: Path, jobs: Sequence[Job], force: Sequence[str], restart_from: str | None) -> None:
@@ -158,7 +170,7 @@ def _do(folder: Path, job: Job, arguments: RunArguments, made: set[str], say: Sa
     start = time.monotonic()
     metrics = _call(folder, job, arguments)
     seconds = time.monotonic() - start
-    gc.collect()  # models in reference cycles would stay beside those of the next stage
+    _free_memory()
     write_done(
         folder,
         Done(
@@ -173,6 +185,16 @@ def _do(folder: Path, job: Job, arguments: RunArguments, made: set[str], say: Sa
     _started_path(folder, name).unlink(missing_ok=True)
     say(f"{name}: {seconds:.0f} s")
     return True
+
+
+def _free_memory() -> None:
+    """Models in reference cycles would stay beside those of the next stage, and the memory they had on a GPU would be
+    missing to the processes of a launch."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _prepare(folder: Path, job: Job, inputs: Mapping[str, str]) -> None:
@@ -210,7 +232,23 @@ def _call(folder: Path, job: Job, arguments: RunArguments) -> dict[str, Any]:
         return _launch(folder, job, arguments.accelerate_config)
     function, _ = job.stage.load()
     _quiet_loading()
-    return function(*build_arguments(job))
+    with _own_tracking():
+        return function(*build_arguments(job))
+
+
+@contextmanager
+def _own_tracking() -> Iterator[None]:
+    """Each stage is a run of its own in wandb, where the next one would else log into the run of the one before."""
+    was_open = _open_wandb_run() is not None
+    yield
+    run = None if was_open else _open_wandb_run()
+    if run is not None:
+        run.finish()
+
+
+def _open_wandb_run() -> Any:
+    wandb = sys.modules.get("wandb")
+    return None if wandb is None else wandb.run
 
 
 def _quiet_loading() -> None:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from rleif.prompt_set import encode_prompts
 from rleif.prompting import WIZARDMATH_PROMPT, render_prompt
 from rleif.records import Problem, Sampling, read_problems, stable_hash, write_jsonl
+from rleif.settings import require_positive
 
 CHUNK_PROMPTS = 256  # prompts between two updates of the progress bar
 
@@ -36,8 +37,7 @@ class SampleArguments:
     progress: bool = field(default=True, metadata={"help": "show progress bars"})
 
     def __post_init__(self) -> None:
-        if self.num_generations < 1 or self.max_new_tokens < 1:
-            raise ValueError("num_generations and max_new_tokens must be at least 1")
+        require_positive(self, "num_problems", "num_generations", "max_new_tokens", "max_batch_size")
 
 
 def sample_files(arguments: SampleArguments) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class TransformersEngine:
     """`Generate` over a causal language model. The model is used as it is at each call, so its weights may change.
 
     max_batch_size: completions decoded together; a prompt's own completions always are.
-    autocast: makes the context a call runs in, for mixed precision.
+    context: makes what a call runs in, for mixed precision or to gather weights.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class TransformersEngine:
         model: Any,
         tokenizer: Any,
         max_batch_size: int = 256,
-        autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size is {max_batch_size}; it must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
-        self.autocast = autocast
+        self.context = context
         self.eos_ids = stop_ids(model, tokenizer)
         # Padding is masked everywhere, so any id will do and a tokenizer without pad token needs none.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -56,7 +56,7 @@ class TransformersEngine:
         results: list[list[Completion]] = [[] for _ in prompts]
         was_training = self.model.training
         self.model.eval()
-        with torch.no_grad(), self.autocast():
+        with torch.no_grad(), self.context():
             for bucket in self._buckets(prompts, sampling.num_generations):
                 decoded = self._decode([prompts[i] for i in bucket], sampling, [keys[i] for i in bucket])
                 for i, completions in zip(bucket, decoded, strict=True):
