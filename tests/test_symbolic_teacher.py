@@ -15,7 +15,17 @@ import pytest
 
 from rleif.records import Problem, stable_hash
 from rleif.teachers.base import Draft, NoEvolution, Operator
-from rleif.teachers.symbolic import DEFECTS, SIZES, SymbolicTeacher, analyse, defective, edits, read, sample_problem
+from rleif.teachers.symbolic import (
+    DEFECTS,
+    SIZES,
+    SymbolicTeacher,
+    analyse,
+    defective,
+    edits,
+    read,
+    sample_problem,
+    sizes_of,
+)
 from rleif.teachers.symbolic.program import Program, Quantity, evaluate
 from rleif.teachers.symbolic.sample import MAX_STEPS
 
@@ -273,3 +283,31 @@ def test_an_honest_teacher_does_not_answer_what_has_no_answer() -> None:
 def test_a_noise_rate_outside_zero_to_one_is_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         SymbolicTeacher(noise=1.5)
+
+
+def test_a_world_of_few_relations_stays_in_them_through_every_evolution():
+    chosen = {"more", "fewer", "comparison", "parts"}
+    sizes = sizes_of("tiny", chosen)
+    teacher = SymbolicTeacher(sizes=sizes)
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(60):
+        problem = sample_problem(rng, rng.randint(1, 3), sizes)
+        for operator in edits.EDITS:
+            draft = asyncio.run(teacher.evolve(problem, Operator(name=operator, direction="up"), rng))
+            if isinstance(draft, Draft):
+                seen |= {q.relation for q in Program.from_json(draft.meta["program"]).quantities}
+    assert seen == chosen | {"given"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "relations", "words"),
+    [
+        ("huge", None, "unknown numbers 'huge'; known: full, small, tiny"),
+        ("tiny", ["more", "plus"], "unknown relations plus; known: given, groups"),
+        ("tiny", ["parts"], r"relations \['parts'\] make no problem; give at least one of more, fewer"),
+    ],
+)
+def test_sizes_that_do_not_exist_are_refused_with_what_does(numbers: str, relations: list[str], words: str):
+    with pytest.raises(ValueError, match=words):
+        sizes_of(numbers, relations)

@@ -41,6 +41,10 @@ class EvolveArguments:
     numbers: Literal["full", "small", "tiny"] = field(
         default="full", metadata={"help": "how large the numbers of symbolic problems get; tiny suits a tiny model"}
     )
+    relations: list[str] | None = field(
+        default=None,
+        metadata={"help": "what quantities of symbolic problems are defined by (more, fewer, times ...); default: all"},
+    )
     max_evolved_steps: int | None = field(
         default=None, metadata={"help": "the symbolic teacher makes no problem of more operations than this"}
     )
@@ -120,6 +124,7 @@ def _evolve(arguments: EvolveArguments, seeds: Sequence[Problem], check: Deconta
         seed=arguments.seed,
         noise=arguments.teacher_noise,
         numbers=arguments.numbers,
+        relations=arguments.relations,
         max_steps=arguments.max_evolved_steps,
     )
     dedup = DEDUP[arguments.dedup]
@@ -153,6 +158,7 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
             seed=arguments.seed,
             name="seed",
             numbers=arguments.numbers,
+            relations=arguments.relations,
         )
     else:
         seeds = [problem for problem, _ in read_seeds(arguments.seeds)]
@@ -168,6 +174,7 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
             name="heldout",
             distinct=True,
             numbers=arguments.numbers,
+            relations=arguments.relations,
         )
     else:
         # By hash, not by position: which problems are held out does not depend on the order of the file.
@@ -179,21 +186,29 @@ def _problems(arguments: EvolveArguments) -> tuple[list[Problem], list[Problem]]
 
 
 def draw_problems(
-    count: int, steps: tuple[int, int], *, seed: int, name: str, distinct: bool = False, numbers: str = "full"
+    count: int,
+    steps: tuple[int, int],
+    *,
+    seed: int,
+    name: str,
+    distinct: bool = False,
+    numbers: str = "full",
+    relations: Sequence[str] | None = None,
 ) -> list[Problem]:
     """Symbolic problems, as many of each number of steps in the range; each has its own stream. No text comes twice.
 
     distinct: no program twice either, by `meta["program_key"]`. Raises ValueError when the world has too few.
     """
-    from rleif.teachers.symbolic import NUMBERS, sample_problem
+    from rleif.teachers.symbolic import sample_problem, sizes_of
 
+    sizes = sizes_of(numbers, relations)
     low, high = steps
     problems, seen, draws = [], set(), 0
     while len(problems) < count:
         if draws > 100 * count + 1000:
             raise ValueError(f"found {len(problems)} distinct problems of {low} to {high} steps, {count} asked for")
         rng = random.Random(stable_hash(seed, name, draws))
-        problem = sample_problem(rng, low + len(problems) % (high - low + 1), NUMBERS[numbers])
+        problem = sample_problem(rng, low + len(problems) % (high - low + 1), sizes)
         draws += 1
         key = problem.meta["program_key"] if distinct else problem.id
         if key not in seen:

@@ -3,7 +3,7 @@
 from rleif.teachers.symbolic.defects import DEFECTS, defective
 from rleif.teachers.symbolic.faults import CORRUPTIONS, MISREAD, corrupt
 from rleif.teachers.symbolic.reader import Reading, analyse, read
-from rleif.teachers.symbolic.sample import NUMBERS, SIZES, Sizes, sample_problem
+from rleif.teachers.symbolic.sample import NUMBERS, SIZES, Sizes, sample_problem, sizes_of
 from rleif.teachers.symbolic.teacher import SymbolicTeacher
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "defective",
     "read",
     "sample_problem",
+    "sizes_of",
 ]

@@ -67,7 +67,7 @@ def _ask_anew(program: Program, rng: random.Random) -> Program:
 
 def concretize(program: Program, rng: random.Random, sizes: Sizes) -> Program | None:
     for q in _givens(program, rng):
-        drafts = [*_as_groups(q, sizes), *_as_parts(q, rng)]
+        drafts = [d for d in (*_as_groups(q, sizes), *_as_parts(q, rng)) if d[0] in sizes.relations]
         if drafts:
             relation, numbers = rng.choice(drafts)
             phrasing = rng.randrange(len(FORMS[relation].sentences))
@@ -111,7 +111,7 @@ def increase_reasoning(program: Program, rng: random.Random, sizes: Sizes) -> Pr
 
 def _derived(program: Program, q: Quantity, rng: random.Random, sizes: Sizes) -> Iterator[Program]:
     """q's plain number follows from another amount, which is told first."""
-    relations = ["more", "fewer", "times", "share", "percent"]
+    relations = [r for r in ("more", "fewer", "times", "share", "percent") if r in sizes.relations]
     for relation in rng.sample(relations, len(relations)):
         sources = list(_sources(relation, q, sizes))
         if sources:

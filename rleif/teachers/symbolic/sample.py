@@ -26,7 +26,7 @@ MAX_STEPS = 10  # leaves names enough for one more owner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How large numbers get: the difficulty of the arithmetic in one place. Pairs are inclusive ranges."""
+    """How large numbers get and which relations occur: the difficulty in one place. Pairs are inclusive ranges."""
 
     given: tuple[int, int] = (2, 60)
     addend: tuple[int, int] = (2, 40)
@@ -36,6 +36,7 @@ class Sizes:
     price: tuple[int, int] = (2, 9)
     groups: tuple[int, int] = (2, 9)
     most: int = 999  # no value of a problem is larger
+    relations: frozenset[str] = frozenset(FORMS)  # that new quantities are defined by; "given" always may
 
 
 SIZES = Sizes()
@@ -55,7 +56,27 @@ TINY_SIZES = Sizes(
 NUMBERS = {"full": SIZES, "small": SMALL_SIZES, "tiny": TINY_SIZES}
 """Ranges of numbers by name. A model of less than a million parameters learns the sums of "tiny" in some ten thousand
 problems; of "small" it needs several times as many."""
+
+
+def sizes_of(numbers: str = "full", relations: Iterable[str] | None = None) -> Sizes:
+    """Sizes by name, of these relations alone if any are given.
+
+    Raises ValueError for an unknown name, and where no relation could ask anything.
+    """
+    if numbers not in NUMBERS:
+        raise ValueError(f"unknown numbers {numbers!r}; known: {', '.join(NUMBERS)}")
+    if relations is None:
+        return NUMBERS[numbers]
+    chosen = frozenset(relations)
+    if unknown := sorted(chosen - set(FORMS)):
+        raise ValueError(f"unknown relations {', '.join(unknown)}; known: {', '.join(FORMS)}")
+    if not chosen & set(_GROW):
+        raise ValueError(f"relations {sorted(chosen)} make no problem; give at least one of {', '.join(_GROW)}")
+    return replace(NUMBERS[numbers], relations=chosen)
+
+
 _THEMES = {theme.name: theme for theme in THEMES}
+_START = {"given": 6, "groups": 1, "parts": 1}  # the relation of the first quantity, and its weight
 
 
 def sample_problem(rng: random.Random, steps: int, sizes: Sizes = SIZES) -> Problem:
@@ -108,7 +129,8 @@ def sample_program(rng: random.Random, steps: int, themes: Iterable[Theme] = THE
 
 
 def _start(rng: random.Random, theme: Theme, sizes: Sizes) -> Program:
-    relation = rng.choices(("given", "groups", "parts"), (6, 1, 1))[0]
+    starts = {name: weight for name, weight in _START.items() if name == "given" or name in sizes.relations}
+    relation = rng.choices(list(starts), list(starts.values()))[0]
     first = Quantity(
         id=0,
         relation=relation,
@@ -165,7 +187,8 @@ def extend(program: Program, rng: random.Random, sizes: Sizes = SIZES, may_ask: 
     may_ask: a new total or comparison may be stated by the question instead of getting an owner.
     Raises ValueError when no relation fits.
     """
-    order = sorted(_GROW, key=lambda relation: rng.random() ** (1 / _GROW[relation][0]), reverse=True)
+    allowed = [relation for relation in _GROW if relation in sizes.relations]
+    order = sorted(allowed, key=lambda relation: rng.random() ** (1 / _GROW[relation][0]), reverse=True)
     for relation in order:
         grown = _GROW[relation][1](program, rng, sizes, relation)
         if grown is None:

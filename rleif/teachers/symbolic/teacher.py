@@ -25,7 +25,7 @@ class SymbolicTeacher:
     noise: the rate at which `evolve` returns an ill-posed child with a wrong reference answer, as a careless teacher
     would: meta["noise"] is True and meta["defect"] names what is wrong. Such a child is answered with its wrong
     reference and does not evolve further. max_steps: a child of more operations is no evolution. step_names: whether
-    the steps of `answer` say whose amount they compute. Every result depends on the arguments, `rng` and the seed alone.
+    the steps of `answer` say whose amount they compute. Results depend on the arguments, `rng` and the seed alone.
 
     >>> teacher = SymbolicTeacher(seed=0)
     >>> draft = await teacher.evolve(problem, Operator(name="add_constraints", direction="up"), rng)
