@@ -2,8 +2,8 @@
 
     python benchmarks/quality/gsm8k_example.py --seeds 3
 
-The budget is longer than the example's ten minutes (`BUDGET`): more data for every model, twice as many held-out
-problems. `--as-is` keeps the example's own.
+The budget is longer than the example's ten minutes (`BUDGET`): more data for every model and twice as many PPO
+iterations. `--as-is` keeps the example's own.
 
 Each seed is a whole run of the configuration (own problems, own SFT model, own reward models). The control takes that
 seed's SFT and reward models and trains PPO on rewards permuted over the samples of each iteration: what is left of an
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "runs" / "quality"
 BUDGET = (
     "run.threads=1",
-    "evolve.num_seeds=26000",
-    "evolve.num_heldout=1000",
-    "answers.max_problems=52000",
+    "evolve.num_seeds=48000",
+    "answers.max_problems=48000",
     "samples.num_problems=6000",
-    "ranks.max_lists=10000",
-    "steps.max_problems=4000",
+    "ranks.max_lists=20000",
+    "steps.max_problems=24000",
     "prm.num_train_epochs=2",
+    "ppo.num_iterations=80",
 )
 
 
