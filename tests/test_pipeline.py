@@ -161,7 +161,7 @@ def test_a_stage_whose_output_was_deleted_runs_again(tmp_path):
     (tmp_path / "r/label/answers.jsonl").unlink()
     said = []
     run(config, say=said.append)
-    assert "[1/2] evolve: done before, 0 s" in said
+    assert any(text.startswith("[1/2] evolve: done before") for text in said)
     assert (tmp_path / "r/label/answers.jsonl").is_file()
 
 
@@ -196,7 +196,7 @@ def test_an_interrupted_training_continues_from_its_checkpoint(tmp_path, monkeyp
     monkeypatch.setattr(SFTTrainer, "__init__", watched(second))
     said = []
     run(config, say=said.append)
-    assert "[2/3] answers: done before, 0 s" in said
+    assert any(text.startswith("[2/3] answers: done before") for text in said)
     assert (first.steps, second.steps) == ([1, 2, 3], [3, 4])
     assert hash_path(tmp_path / "cut/sft/model.safetensors") == hash_path(tmp_path / "whole/sft/model.safetensors")
 
@@ -302,15 +302,23 @@ def test_changes_are_named_in_words():
     ]  # fmt: skip
 
 
-def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp_path, monkeypatch):
+@pytest.fixture
+def offline_wandb(tmp_path, monkeypatch):
+    """wandb writes to tmp_path; it reads the environment once per process, so it is taken down before and after."""
     import wandb
 
+    wandb.teardown()
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    yield wandb
+    wandb.teardown()
+
+
+def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp_path, offline_wandb):
     from rleif.config import RLEIFConfig
     from rleif.pipeline.ppo import PPOArguments, train_ppo
 
     _, folder, _, _ = done_run
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
-        monkeypatch.setenv(name, value)
     arguments = PPOArguments(
         model=str(folder / "sft"),
         prm=str(folder / "prm"),
@@ -320,7 +328,7 @@ def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp
     values = {"num_iterations": 1, "rollout_batch_size": 4, "num_generations": 2, "max_completion_length": 8}
     config = RLEIFConfig(output_dir=str(tmp_path / "ppo"), report_to="wandb", use_cpu=True, **values, **TRAINING)
     metrics = train_ppo(arguments, config)
-    wandb.finish()
+    offline_wandb.finish()
     assert metrics["optimizer_steps"] == 1
     assert "eval_reward" in metrics
     tables = list((tmp_path / "wandb").rglob("media/table/completions_*.table.json"))
@@ -328,19 +336,15 @@ def test_ppo_logs_to_wandb_offline_with_its_completions_as_a_table(done_run, tmp
     assert "completion" in json.loads(tables[0].read_text())["columns"]
 
 
-def test_each_stage_is_a_run_of_its_own_in_wandb(done_run, tmp_path, monkeypatch):
-    import wandb
-
+def test_each_stage_is_a_run_of_its_own_in_wandb(done_run, tmp_path, offline_wandb):
     _, done, *_ = done_run
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
-        monkeypatch.setenv(name, value)
     config = ppo_only(tmp_path / "r", done, report_to="wandb")
     config["run"]["stages"] = ["prm", "ppo"]
     files = {"train_file": str(done / "label/stepped.jsonl"), "eval_file": str(done / "label/stepped_heldout.jsonl")}
     config["prm"] = {"model": str(done / "sft"), **files, **small(tmp_path)["prm"], "report_to": "wandb"}
     config["ppo"].pop("prm")
     run(config, say=lambda text: None)
-    assert wandb.run is None
+    assert offline_wandb.run is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
