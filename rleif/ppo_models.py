@@ -24,6 +24,7 @@ class PPOModels:
     tokenizer: Any
 
 
+@loaded_whole()
 def load_models(
     model: str | nn.Module,
     value_model: str | nn.Module | None,
@@ -36,18 +37,6 @@ def load_models(
 
     Raises ValueError where a model or tokenizer is missing and cannot be made from the others.
     """
-    with loaded_whole():
-        return _load_models(model, value_model, ref_model, peft_config, tokenizer, config)
-
-
-def _load_models(
-    model: str | nn.Module,
-    value_model: str | nn.Module | None,
-    ref_model: str | nn.Module | None,
-    peft_config: Any,
-    tokenizer: Any,
-    config: RLEIFConfig,
-) -> PPOModels:
     policy = load_causal(model, config)
     tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(model, policy)
     value = _load_value(value_model, config) if value_model is not None else make_value_model(policy)
