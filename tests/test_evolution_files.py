@@ -136,6 +136,8 @@ def test_a_held_out_file_is_taken_as_it_is(tmp_path):
         ({"teacher": "oracle"}, "unknown teacher 'oracle'; known: symbolic, none"),
         ({"schedule": "wizardmath_v2"}, "unknown schedule 'wizardmath_v2'; known: wizardmath_v1, wizardmath_v3"),
         ({"dedup": "minhash"}, "unknown dedup 'minhash'; known: none, exact, mask_digits"),
+        ({"numbers": "huge"}, "unknown numbers 'huge'; known: full, small, tiny"),
+        ({"relations": ["plus"]}, "unknown relations plus; known: given, groups"),
         ({"max_steps": 0}, "1 <= min_steps <= max_steps needed, got 1 and 0"),
         ({"test_files": ["gsm8k/test.jsonl"]}, "takes name=path, got 'gsm8k/test.jsonl'"),
         ({"concurrency": 0}, "concurrency must be >= 1"),

@@ -78,7 +78,9 @@ class EvolveArguments:
         _one_of("teacher", self.teacher, TEACHERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("dedup", self.dedup, DEDUP)
-        _one_of("numbers", self.numbers, ("full", "small", "tiny"))
+        from rleif.teachers.symbolic import sizes_of
+
+        sizes_of(self.numbers, self.relations)
         if self.seeds is None and self.num_seeds is None:
             raise ValueError("give seeds (a JSONL path) or num_seeds (how many symbolic problems to draw)")
         for name in (
