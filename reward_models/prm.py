@@ -14,6 +14,7 @@ from reward_models.evaluate import Aggregation, first_error, first_error_f1, ste
 from reward_models.formats import PROMPT_TEMPLATE, AfterFirstError, NeutralAs, ProcessFormat, read_format
 from reward_models.losses import step_loss
 from reward_models.records import ON_THE_RIGHT_SIDE, LabeledSolution, labeled_from_row, read_labeled
+from reward_models.shared_prompts import PADDING, branch_mask, mask_for, require_branches, share_prompts
 from reward_models.steps import Step, join_steps, split_steps, step_end_tokens
 from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit
 
@@ -187,6 +188,18 @@ class PRMConfig(RewardTrainingConfig):
     prompt_template: str = field(
         default=PROMPT_TEMPLATE, metadata={"help": "What stands before the solution, with one {instruction}."}
     )
+    solutions_per_row: int = field(
+        default=1,
+        metadata={
+            "help": "So many solutions of one problem share a row, which reads the problem once: the same gradient, "
+            "sooner. per_device_train_batch_size counts rows. Needs sdpa or eager attention."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.solutions_per_row < 1:
+            raise ValueError(f"solutions_per_row must be at least 1, got {self.solutions_per_row}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +239,7 @@ class PRMTrainer(RewardTrainer):
 
     def _rows(self, records: Sequence[LabeledSolution]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         require_offsets(self.tokenizer)
+        numbers: dict[str, int] = {}
         rows, counts = [], {"refused_without_label": 0, "refused_too_long": 0, "steps_cut": 0}
         for record in records:
             targets = step_targets(record, self.format.neutral_as, self.format.after_first_error)
@@ -245,19 +259,30 @@ class PRMTrainer(RewardTrainer):
                     "positions": tokens.ends,
                     "labels": [float(label) for label in labels],
                     "length": len(tokens.ids),
+                    "prompt": numbers.setdefault(record.instruction, len(numbers)),
                 }
             )
         return rows, counts
 
+    def _arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.args.solutions_per_row == 1:
+            return rows
+        require_branches(self.network)
+        return share_prompts(rows, self.args.solutions_per_row)
+
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`labels` [solutions, steps], NO_LABEL where there is no step or no supervision."""
-        width = max(len(row["labels"]) for row in rows)
-        return {
-            "labels": torch.tensor([[*row["labels"], *[NO_LABEL] * (width - len(row["labels"]))] for row in rows]),
+        batch = {
+            "labels": _padded([row["labels"] for row in rows], NO_LABEL),
             **pad_batch(
                 [row["input_ids"] for row in rows], [row["positions"] for row in rows], padding_id(self.tokenizer)
             ),
         }
+        if "branch" in rows[0]:
+            batch["position_ids"] = _padded([row["position_ids"] for row in rows], 0)
+            is_seen = branch_mask(_padded([row["branch"] for row in rows], PADDING))
+            batch["attention_mask"] = mask_for(self.network, is_seen)
+        return batch
 
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         return step_loss(logits, batch["labels"], batch["labels"] != NO_LABEL).sum()
@@ -279,6 +304,11 @@ class PRMTrainer(RewardTrainer):
                 [first_error(row, self.format.threshold) for row in judged], [first_error(row) for row in targets]
             ),
         }
+
+
+def _padded(rows: Sequence[Sequence[float]], fill: float) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
 def train_prm(

@@ -92,6 +92,8 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         agree_on_padding(network, processing_class)
         self.format = self._format(network, args)
         self.tokenizer = processing_class
+        self.args = args
+        self.network = network  # without adapter and wrappers
         self.row_counts: dict[str, dict[str, int]] = {}
         if peft_config is not None:
             network = _with_adapter(network, peft_config, self.kind)
@@ -107,8 +109,8 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         )
         # `_losses` divides by `num_items_in_batch`; without this Trainer divides by the accumulation steps once more.
         self.model_accepts_loss_kwargs = True
-        if "train" in self.row_counts:
-            require_a_batch(self.row_counts["train"]["used"], self.args)
+        if isinstance(self.train_dataset, Dataset):
+            require_a_batch(len(self.train_dataset), self.args)
 
     # What a subclass defines.
 
@@ -164,7 +166,11 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
             raise DataError(f"none of the {len(records)} rows of the {name} data set can be used: {counts}")
         if any(counts.values()):
             logger.warning("%s data set, %d rows: %s", name, len(records), counts)
-        return Dataset.from_list(rows)
+        return Dataset.from_list(self._arranged(rows) if name == "train" else rows)
+
+    def _arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows as they are trained on."""
+        return rows
 
     def _prepare_eval(self, dataset: Any) -> Any:
         if isinstance(dataset, Mapping):
@@ -191,9 +197,8 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         return (loss, logits) if return_outputs else loss
 
     def _logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        return model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], positions=inputs["positions"]
-        )
+        names = ("input_ids", "attention_mask", "position_ids", "positions")
+        return model(**{name: inputs[name] for name in names if name in inputs})
 
     @torch.no_grad()
     def prediction_step(
