@@ -148,7 +148,7 @@ def _rewards_line(name: str, results: dict[str, Any]) -> str:
     )
     return (
         f"{name:<18}{irm:>11.3f}{prm['step_accuracy']:>11.3f}{prm['first_error_f1']:>7.3f}{votes:>15}{best:>15}"
-        f"{sum(results['seconds'].values()):>9.0f}"
+        f"{results['seconds']['total']:>9.0f}"
     )
 
 
