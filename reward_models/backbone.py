@@ -35,8 +35,14 @@ class ReadsPositions(PreTrainedModel):
 
     head_name: str
 
-    def forward(self, *args: Any, positions: Tensor | None = None, **kwargs: Any) -> Any:
-        """positions: Int[batch, reads], token indices. Returns logits Float[batch, reads], float32 or wider."""
+    def forward(
+        self, *args: Any, positions: Tensor | None = None, state_positions: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """positions: Int[batch, reads], token indices. Returns logits Float[batch, reads], float32 or wider.
+
+        With state_positions, Int[batch, places], a pair: the logits, and the last hidden states there
+        Float[batch, places, hidden].
+        """
         if positions is None:
             return super().forward(*args, **kwargs)
         inputs = {name: value for name, value in kwargs.items() if value is not None}
@@ -47,7 +53,8 @@ class ReadsPositions(PreTrainedModel):
         precision = next(head.parameters()).dtype
         with torch.autocast(hidden.device.type, enabled=False):
             logits = head(hidden[rows, positions].to(precision)).squeeze(-1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits if state_positions is None else (logits, hidden[rows, state_positions])
 
 
 def load_network(path: str, kind: str, *, trained: bool, dtype: torch.dtype, **options: Any) -> PreTrainedModel:

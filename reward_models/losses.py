@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+TOKENS_AT_A_TIME = 2048
 
 
 def list_ranking_loss(
@@ -53,3 +56,27 @@ def step_loss(
     targets = targets.masked_fill(~is_supervised, 0.0).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return torch.where(is_supervised, losses, torch.zeros_like(losses))
+
+
+def next_token_loss(
+    states: Float[Tensor, "tokens hidden"],
+    head: Float[Tensor, "vocabulary hidden"],
+    targets: Int[Tensor, " tokens"],
+    weights: Float[Tensor, " tokens"],
+) -> Float[Tensor, ""]:
+    """The weighted sum of -log p(target | what stands before it), p = softmax(head @ state).
+
+    The logits of at most TOKENS_AT_A_TIME tokens exist at once; the backward pass computes them again.
+    *Source:* the text-generation term of GRM (arXiv 2406.10216, section 3.1), for chosen answers. *Differs:* of a
+    solution, only the steps before the first wrong one.
+    """
+    total = states.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(targets), TOKENS_AT_A_TIME):
+        part = slice(start, start + TOKENS_AT_A_TIME)
+        losses = checkpoint(_next_token_losses, states[part], head, targets[part], use_reentrant=False)
+        total = total + (losses * weights[part]).sum()  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
+    return total
+
+
+def _next_token_losses(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(states, head.to(states.dtype)).float(), targets, reduction="none")

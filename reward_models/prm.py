@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import load_for_scoring, pad_batch, padding_id, score_rows, usable_length
 from reward_models.evaluate import Aggregation, first_error, first_error_f1, step_accuracy
 from reward_models.formats import PROMPT_TEMPLATE, AfterFirstError, NeutralAs, ProcessFormat, read_format
-from reward_models.losses import step_loss
+from reward_models.language_head import LanguageHead
+from reward_models.losses import next_token_loss, step_loss
 from reward_models.records import ON_THE_RIGHT_SIDE, LabeledSolution, labeled_from_row, read_labeled
 from reward_models.shared_prompts import PADDING, branch_mask, mask_for, require_branches, share_prompts
 from reward_models.steps import Step, join_steps, split_steps, step_end_tokens
@@ -41,6 +42,7 @@ class SolutionTokens:
 
     ids: list[int]
     ends: list[int]  # token index of the end of each step that fits; shorter than the steps when some do not
+    start: int  # token index of the solution's first token
 
 
 def encode_solution(
@@ -58,8 +60,10 @@ def encode_solution(
     prompt = format.render(instruction)
     encoding: Any = tokenizer(prompt + solution, return_offsets_mapping=True, verbose=False)
     moved = [Step(step.start + len(prompt), step.end + len(prompt)) for step in steps]
-    ends = [end for end in step_end_tokens(moved, encoding["offset_mapping"]) if end < format.max_length]
-    return SolutionTokens(ids=encoding["input_ids"][: ends[-1] + 1] if ends else [], ends=ends)
+    offsets = encoding["offset_mapping"]
+    ends = [end for end in step_end_tokens(moved, offsets) if end < format.max_length]
+    start = next((place for place, (_, stop) in enumerate(offsets) if stop > len(prompt)), len(offsets))
+    return SolutionTokens(ids=encoding["input_ids"][: ends[-1] + 1] if ends else [], ends=ends, start=start)
 
 
 def step_targets(
@@ -80,6 +84,14 @@ def step_targets(
     if after_first_error == "drop" and wrong_at >= 0:
         targets[wrong_at + 1 :] = [None] * (len(targets) - wrong_at - 1)
     return targets
+
+
+def right_tokens(tokens: SolutionTokens, targets: Sequence[float | None]) -> list[int]:
+    """Token indices of the steps known to be right (target of one half or more) before the first wrong one."""
+    wrong_at = first_error(targets, ON_THE_RIGHT_SIDE)
+    starts = [tokens.start, *(end + 1 for end in tokens.ends)]
+    steps = list(zip(starts, tokens.ends, targets, strict=False))[: wrong_at if wrong_at >= 0 else None]
+    return [place for start, end, target in steps if target is not None for place in range(start, end + 1) if place]
 
 
 class ProcessRewardModel:
@@ -195,9 +207,19 @@ class PRMConfig(RewardTrainingConfig):
             "sooner. per_device_train_batch_size counts rows. Needs sdpa or eager attention."
         },
     )
+    lm_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the next-token loss of each token of a right step, relative to the loss of a step: the "
+            "model goes on learning to solve while it learns to judge (GRM, arXiv 2406.10216, section 3.1, there for "
+            "preferences). 0 is WizardMath v3."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lm_coef < 0:
+            raise ValueError(f"lm_coef must be at least 0, got {self.lm_coef}")
         if self.solutions_per_row < 1:
             raise ValueError(f"solutions_per_row must be at least 1, got {self.solutions_per_row}")
 
@@ -215,7 +237,8 @@ class PRMArguments:
 
 class PRMTrainer(RewardTrainer):
     """Trains a process reward model on judged solutions: binary cross-entropy at the last token of every step, mean
-    over all steps of the optimizer batch. A row of a batch is one solution.
+    over all steps of the optimizer batch. A row of a batch is one solution. With `lm_coef`, right steps are also
+    predicted token by token.
 
     >>> PRMTrainer("sft-model", PRMConfig(output_dir="prm"), read_labeled("stepped.jsonl")).train()
     """
@@ -224,6 +247,7 @@ class PRMTrainer(RewardTrainer):
     reported = ("step_accuracy", "first_error_f1")
     format: ProcessFormat
     args: PRMConfig
+    language_head: LanguageHead | None = None  # what predicts the next token, where `lm_coef` asks for it
 
     def _format(self, network: PreTrainedModel, args: PRMConfig) -> ProcessFormat:
         return ProcessFormat(
@@ -262,9 +286,17 @@ class PRMTrainer(RewardTrainer):
                     "prompt": numbers.setdefault(record.instruction, len(numbers)),
                 }
             )
+            if self.args.lm_coef:
+                places = right_tokens(tokens, targets)
+                rows[-1] |= {
+                    "next_from": [place - 1 for place in places],
+                    "next_to": [tokens.ids[place] for place in places],
+                }
         return rows, counts
 
     def _arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.args.lm_coef:
+            self.language_head = LanguageHead(self.network)
         if self.args.solutions_per_row == 1:
             return rows
         require_branches(self.network)
@@ -282,7 +314,26 @@ class PRMTrainer(RewardTrainer):
             batch["position_ids"] = _padded([row["position_ids"] for row in rows], 0)
             is_seen = branch_mask(_padded([row["branch"] for row in rows], PADDING))
             batch["attention_mask"] = mask_for(self.network, is_seen)
+        if "next_from" in rows[0]:
+            weights = [row.get("next_weight", [1.0] * len(row["next_from"])) for row in rows]
+            batch["next_from"] = _padded([row["next_from"] for row in rows], 0).long()  # also where all are empty
+            batch["next_to"] = _padded([row["next_to"] for row in rows], 0).long()
+            batch["next_weight"] = _padded(weights, 0.0)
         return batch
+
+    def _logits_and_loss(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.language_head is None or "next_from" not in inputs or not model.training:
+            return super()._logits_and_loss(model, inputs)
+        if self.is_fsdp_enabled:
+            raise ValueError("lm_coef above 0 needs the whole head in each process: use DDP or ZeRO-2, not FSDP")
+        logits, states = model(**self._model_inputs(inputs), state_positions=inputs["next_from"])
+        words = next_token_loss(
+            states.flatten(0, 1),
+            self.language_head.weight(),
+            inputs["next_to"].flatten(),
+            inputs["next_weight"].flatten(),
+        )
+        return logits, self._losses(logits, inputs) + self.args.lm_coef * words
 
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         return step_loss(logits, batch["labels"], batch["labels"] != NO_LABEL).sum()

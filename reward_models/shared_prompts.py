@@ -6,7 +6,7 @@ scores, and the sum of their gradients, are those of separate rows.
 """
 
 import inspect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,15 +40,18 @@ def join(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shared = common_length([row["input_ids"] for row in rows])
     ids, places = list(rows[0]["input_ids"][:shared]), list(range(shared))
     branch, positions, labels = [SHARED] * shared, [], []
+    next_tokens: Counter[tuple[int, int]] = Counter()
     for number, row in enumerate(rows, start=1):
         moved = len(ids) - shared
         positions += [place if place < shared else place + moved for place in row["positions"]]
         labels += row["labels"]
+        for place, token in zip(row.get("next_from", ()), row.get("next_to", ()), strict=True):
+            next_tokens[place if place < shared else place + moved, token] += 1
         own = row["input_ids"][shared:]
         ids += own
         places += range(shared, shared + len(own))
         branch += [number] * len(own)
-    return {
+    joined = {
         "input_ids": ids,
         "position_ids": places,
         "branch": branch,
@@ -56,6 +59,11 @@ def join(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "labels": labels,
         "length": len(ids),
     }
+    if "next_from" in rows[0]:  # what several rows predict at the same place counts as often, and is computed once
+        joined["next_from"] = [place for place, _ in next_tokens]
+        joined["next_to"] = [token for _, token in next_tokens]
+        joined["next_weight"] = list(map(float, next_tokens.values()))
+    return joined
 
 
 def common_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -185,8 +185,7 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The mean over the supervised items of the whole optimizer batch, as far as this micro-batch adds to it."""
-        logits = self._logits(model, inputs)
-        total = self._losses(logits, inputs)
+        logits, total = self._logits_and_loss(model, inputs)
         if num_items_in_batch is None:
             loss = total / inputs["labels"].ne(NO_LABEL).sum().clamp(min=1)
         else:
@@ -196,9 +195,14 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
             loss = total * copies / items
         return (loss, logits) if return_outputs else loss
 
-    def _logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _logits_and_loss(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The logits, and the loss summed over what this micro-batch holds."""
+        logits = model(**self._model_inputs(inputs))
+        return logits, self._losses(logits, inputs)
+
+    def _model_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = ("input_ids", "attention_mask", "position_ids", "positions")
-        return model(**{name: inputs[name] for name in names if name in inputs})
+        return {name: inputs[name] for name in names if name in inputs}
 
     @torch.no_grad()
     def prediction_step(
