@@ -15,7 +15,7 @@ from reward_models.evaluate import pair_accuracy
 from reward_models.formats import InstructionFormat, read_format
 from reward_models.losses import centering_loss, list_ranking_loss
 from reward_models.records import RankedInstructions, ranked_from_row, read_ranked
-from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit
+from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit, next_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,16 @@ class IRMTrainer(RewardTrainer):
         `input_ids` [instructions, tokens], in the order of the real places of `ranks`."""
         width = max(len(row["ranks"]) for row in rows)
         ids = list(itertools.chain.from_iterable(row["input_ids"] for row in rows))
-        return {
+        batch = {
             "labels": torch.tensor([len(row["ranks"]) for row in rows]),
             "ranks": torch.tensor([[*row["ranks"], *[NO_LABEL] * (width - len(row["ranks"]))] for row in rows]),
             **pad_batch(ids, [[len(row) - 1] for row in ids], padding_id(self.tokenizer)),
         }
+        if self.args.lm_coef:
+            shares = [1 / len(row["ranks"]) for row in rows for _ in row["ranks"]]
+            weights = [[share] * (len(row) - 1) for share, row in zip(shares, ids, strict=True)]
+            batch |= next_tokens([range(len(row) - 1) for row in ids], [row[1:] for row in ids], weights)
+        return batch
 
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         scores, is_item = _by_list(logits, batch["ranks"])

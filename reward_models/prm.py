@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import load_for_scoring, pad_batch, padding_id, score_rows, usable_length
 from reward_models.evaluate import Aggregation, first_error, first_error_f1, step_accuracy
 from reward_models.formats import PROMPT_TEMPLATE, AfterFirstError, NeutralAs, ProcessFormat, read_format
-from reward_models.language_head import LanguageHead
-from reward_models.losses import next_token_loss, step_loss
+from reward_models.losses import step_loss
 from reward_models.records import ON_THE_RIGHT_SIDE, LabeledSolution, labeled_from_row, read_labeled
 from reward_models.shared_prompts import PADDING, branch_mask, mask_for, require_branches, share_prompts
 from reward_models.steps import Step, join_steps, split_steps, step_end_tokens
-from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit
+from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit, next_tokens, padded
 
 logger = logging.getLogger(__name__)
 
@@ -207,19 +206,9 @@ class PRMConfig(RewardTrainingConfig):
             "sooner. per_device_train_batch_size counts rows. Needs sdpa or eager attention."
         },
     )
-    lm_coef: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the next-token loss of each token of a right step, relative to the loss of a step: the "
-            "model goes on learning to solve while it learns to judge (GRM, arXiv 2406.10216, section 3.1, there for "
-            "preferences). 0 is WizardMath v3."
-        },
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lm_coef < 0:
-            raise ValueError(f"lm_coef must be at least 0, got {self.lm_coef}")
         if self.solutions_per_row < 1:
             raise ValueError(f"solutions_per_row must be at least 1, got {self.solutions_per_row}")
 
@@ -247,7 +236,6 @@ class PRMTrainer(RewardTrainer):
     reported = ("step_accuracy", "first_error_f1")
     format: ProcessFormat
     args: PRMConfig
-    language_head: LanguageHead | None = None  # what predicts the next token, where `lm_coef` asks for it
 
     def _format(self, network: PreTrainedModel, args: PRMConfig) -> ProcessFormat:
         return ProcessFormat(
@@ -295,8 +283,6 @@ class PRMTrainer(RewardTrainer):
         return rows, counts
 
     def _arranged(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.args.lm_coef:
-            self.language_head = LanguageHead(self.network)
         if self.args.solutions_per_row == 1:
             return rows
         require_branches(self.network)
@@ -305,35 +291,19 @@ class PRMTrainer(RewardTrainer):
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`labels` [solutions, steps], NO_LABEL where there is no step or no supervision."""
         batch = {
-            "labels": _padded([row["labels"] for row in rows], NO_LABEL),
+            "labels": padded([row["labels"] for row in rows], NO_LABEL),
             **pad_batch(
                 [row["input_ids"] for row in rows], [row["positions"] for row in rows], padding_id(self.tokenizer)
             ),
         }
         if "branch" in rows[0]:
-            batch["position_ids"] = _padded([row["position_ids"] for row in rows], 0)
-            is_seen = branch_mask(_padded([row["branch"] for row in rows], PADDING))
+            batch["position_ids"] = padded([row["position_ids"] for row in rows], 0)
+            is_seen = branch_mask(padded([row["branch"] for row in rows], PADDING))
             batch["attention_mask"] = mask_for(self.network, is_seen)
         if "next_from" in rows[0]:
             weights = [row.get("next_weight", [1.0] * len(row["next_from"])) for row in rows]
-            batch["next_from"] = _padded([row["next_from"] for row in rows], 0).long()  # also where all are empty
-            batch["next_to"] = _padded([row["next_to"] for row in rows], 0).long()
-            batch["next_weight"] = _padded(weights, 0.0)
+            batch |= next_tokens([row["next_from"] for row in rows], [row["next_to"] for row in rows], weights)
         return batch
-
-    def _logits_and_loss(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        if self.language_head is None or "next_from" not in inputs or not model.training:
-            return super()._logits_and_loss(model, inputs)
-        if self.is_fsdp_enabled:
-            raise ValueError("lm_coef above 0 needs the whole head in each process: use DDP or ZeRO-2, not FSDP")
-        logits, states = model(**self._model_inputs(inputs), state_positions=inputs["next_from"])
-        words = next_token_loss(
-            states.flatten(0, 1),
-            self.language_head.weight(),
-            inputs["next_to"].flatten(),
-            inputs["next_weight"].flatten(),
-        )
-        return logits, self._losses(logits, inputs) + self.args.lm_coef * words
 
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         return step_loss(logits, batch["labels"], batch["labels"] != NO_LABEL).sum()
@@ -355,11 +325,6 @@ class PRMTrainer(RewardTrainer):
                 [first_error(row, self.format.threshold) for row in judged], [first_error(row) for row in targets]
             ),
         }
-
-
-def _padded(rows: Sequence[Sequence[float]], fill: float) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
 def train_prm(

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from reward_models.backbone import ReadsPositions, agree_on_padding, load_network, load_tokenizer
 from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from reward_models.formats import Format, write_format, write_json
+from reward_models.language_head import LanguageHead
+from reward_models.losses import next_token_loss
 from reward_models.records import DataError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,14 @@ class RewardTrainingConfig(TrainingArguments):
         metadata={"help": "Batches of similar length are padded less; their order is random."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+    lm_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the next-token loss of each token of a right step (IRM: of an instruction, mean over "
+            "the list), relative to the loss of a step (a list): the model goes on learning to write while it learns "
+            "to judge (GRM, arXiv 2406.10216, section 3.1, there for preferences). 0 is WizardMath v3."
+        },
+    )
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Passed to from_pretrained, such as {"attn_implementation": "sdpa"}.'}
     )
@@ -58,6 +68,8 @@ class RewardTrainingConfig(TrainingArguments):
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: positions and labels are not model inputs")
+        if self.lm_coef < 0:
+            raise ValueError(f"lm_coef must be at least 0, got {self.lm_coef}")
 
 
 class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
@@ -94,6 +106,7 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         self.tokenizer = processing_class
         self.args = args
         self.network = network  # without adapter and wrappers
+        self.language_head = LanguageHead(network) if args.lm_coef and train_dataset is not None else None
         self.row_counts: dict[str, dict[str, int]] = {}
         if peft_config is not None:
             network = _with_adapter(network, peft_config, self.kind)
@@ -196,9 +209,20 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         return (loss, logits) if return_outputs else loss
 
     def _logits_and_loss(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The logits, and the loss summed over what this micro-batch holds."""
-        logits = model(**self._model_inputs(inputs))
-        return logits, self._losses(logits, inputs)
+        """The logits, and the loss summed over what this micro-batch holds, next tokens included while training."""
+        if self.language_head is None or "next_from" not in inputs or not model.training:
+            logits = model(**self._model_inputs(inputs))
+            return logits, self._losses(logits, inputs)
+        if self.is_fsdp_enabled:
+            raise ValueError("lm_coef above 0 needs the whole head in each process: use DDP or ZeRO-2, not FSDP")
+        logits, states = model(**self._model_inputs(inputs), state_positions=inputs["next_from"])
+        words = next_token_loss(
+            states.flatten(0, 1),
+            self.language_head.weight(),
+            inputs["next_to"].flatten(),
+            inputs["next_weight"].flatten(),
+        )
+        return logits, self._losses(logits, inputs) + self.args.lm_coef * words
 
     def _model_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = ("input_ids", "attention_mask", "position_ids", "positions")
@@ -220,6 +244,24 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             write_format(self.format, output_dir or self.args.output_dir)
+
+
+def padded(rows: Sequence[Sequence[float]], fill: float) -> Tensor:
+    """[rows, longest row]."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def next_tokens(
+    places: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
+) -> dict[str, Tensor]:
+    """What the language head is asked: at which places of a row, for which token, and how much it counts; padding
+    counts nothing."""
+    return {
+        "next_from": padded(places, 0).long(),  # also where all rows are empty
+        "next_to": padded(tokens, 0).long(),
+        "next_weight": padded(weights, 0.0),
+    }
 
 
 def fit(trainer: RewardTrainer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`lm_coef`: the process reward model goes on predicting the tokens of right steps."""
+"""`lm_coef`: a reward model goes on predicting tokens, of right steps or of instructions."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from reward_world import QUICK, summed_solutions, trained_head
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedTokenizerFast
 
+from reward_models.irm import IRMConfig, IRMTrainer, encode_instruction
 from reward_models.losses import next_token_loss
 from reward_models.prm import PRMConfig, PRMTrainer, SolutionTokens, right_tokens
-from reward_models.records import LabeledSolution
+from reward_models.records import LabeledSolution, RankedInstructions
 from reward_models.training import RewardTrainer
 
 ADD = "Ann has 2 pens and buys 3. How many pens does she have?"
@@ -26,15 +27,15 @@ def trainer(path: str, folder: Path, records: list[LabeledSolution] = SOLUTIONS,
     return PRMTrainer(trained_head(path, "prm"), PRMConfig(output_dir=str(folder), **QUICK, **config), records)
 
 
-def summed_loss(made: PRMTrainer) -> torch.Tensor:
+def summed_loss(made: RewardTrainer) -> torch.Tensor:
     batch = made._collate([made.train_dataset[i] for i in range(len(made.train_dataset))])
     return made._logits_and_loss(made.model.train(), batch)[1]
 
 
-def loss_of_words(made: PRMTrainer) -> torch.Tensor:
+def loss_of_words(made: RewardTrainer) -> torch.Tensor:
     """What the next tokens add to the loss."""
-    batch = made._collate([made.train_dataset[i] for i in range(len(made.train_dataset))])
-    return summed_loss(made) - RewardTrainer._logits_and_loss(made, made.model, batch)[1]
+    with_words, made.language_head = summed_loss(made), None
+    return with_words - summed_loss(made)
 
 
 def a_causal_model(folder: Path, base: str, tied: bool) -> str:
@@ -113,6 +114,25 @@ def test_loss_and_gradients_are_those_of_separate_rows(tmp_path: Path, base: str
         assert loss == pytest.approx(found[0][0], rel=1e-5)
         for name, expected in found[0][1].items():
             assert torch.allclose(gradients[name], expected, rtol=1e-3, atol=1e-5), name
+
+
+def test_of_an_instruction_every_token_counts_and_every_list_the_same(tmp_path: Path, base: str) -> None:
+    """The oracle: the causal model's own mean over the tokens' sums of a list."""
+    path = a_causal_model(tmp_path / "causal", base, tied=True)
+    causal = AutoModelForCausalLM.from_pretrained(path)
+    lists = [
+        RankedInstructions(tiers=(("Ann has 2 pens and buys 3. How many?",), ("Ann has pens.", "How many?"))),
+        RankedInstructions(tiers=(("Add 1 and 1.",), ("Add.",))),
+    ]
+    made = IRMTrainer(trained_head(path, "irm"), IRMConfig(output_dir=str(tmp_path), lm_coef=0.3, **QUICK), lists)
+    expected = 0.0
+    for record in lists:
+        texts = [text for tier in record.tiers for text in tier]
+        for text in texts:
+            ids = torch.tensor(encode_instruction(text, made.tokenizer, made.format).ids)
+            logits = causal(input_ids=ids[None]).logits[0]
+            expected += F.cross_entropy(logits[:-1], ids[1:], reduction="sum").item() / len(texts)
+    assert loss_of_words(made).item() == pytest.approx(0.3 * expected, rel=1e-4)
 
 
 def test_a_batch_without_a_right_step_has_no_words_to_predict(tmp_path: Path, base: str) -> None:
