@@ -27,12 +27,13 @@ RUNS = ROOT / "runs" / "quality"
 BUDGET = (
     "run.threads=1",
     "evolve.num_seeds=48000",
-    "answers.max_problems=48000",
-    "samples.num_problems=6000",
-    "ranks.max_lists=20000",
-    "steps.max_problems=24000",
-    "prm.num_train_epochs=2",
-    "ppo.num_iterations=80",
+    "answers.max_problems=50000",
+    "samples.num_problems=5000",
+    "ranks.max_lists=24000",
+    "steps.max_problems=50000",
+    "steps.corruptions_per_problem=3",
+    "ppo.num_iterations=50",
+    "ppo.learning_rate=1.5e-4",
 )
 
 
