@@ -116,3 +116,9 @@ def activation_bytes(shape: Shape, rows: int, tokens: int, *, recomputes: bool) 
     states = rows * tokens * shape.hidden_size
     layers = 2.0 * shape.layers * states + 34.0 * states if recomputes else 34.0 * shape.layers * states
     return layers + 8.0 * rows * tokens * shape.vocab_size
+
+
+def next_token_bytes(shape: Shape, tokens: int) -> float:
+    """What a reward model's next-token loss adds: its head in fp32 (where the model does not tie it), and the logits
+    of so many tokens with their gradient."""
+    return 4.0 * shape.vocab_size * shape.hidden_size + 8.0 * tokens * shape.vocab_size

@@ -9,8 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reward_models.losses import TOKENS_AT_A_TIME
 from rleif.evolution.schedules import wizardmath_v1, wizardmath_v3
-from rleif.memory import GIB, Launch, Shape, activation_bytes, read_launch, shape_of, shape_of_config, training_bytes
+from rleif.memory import (
+    GIB,
+    Launch,
+    Shape,
+    activation_bytes,
+    next_token_bytes,
+    read_launch,
+    shape_of,
+    shape_of_config,
+    training_bytes,
+)
 from rleif.pipeline.resolve import Job, RunArguments, resolve
 from rleif.pipeline.runner import build_arguments, check_share, pin_threads
 from rleif.pipeline.state import changes, read_done
@@ -179,15 +190,24 @@ class _Planner:
         return self._reward(arguments, config, self.list_size)
 
     def _prm(self, arguments: Any, config: Any) -> dict[str, Any]:
-        return self._reward(arguments, config, 1)
+        most = config.solutions_per_row
+        line = self._reward(arguments, config, most)
+        if most > 1:
+            solutions = self.count(arguments.train_file)
+            self.notes.append(f"prm: its steps are those of full rows, {most} solutions each; there may be more")
+            steps = self.optimizer_steps(math.ceil(solutions / most), config)
+            line |= {"work": f"<= {solutions} solutions, up to {most} a row", "steps": steps}
+        return line
 
     def _reward(self, arguments: Any, config: Any, texts_a_row: int) -> dict[str, Any]:
         rows = self.count(arguments.train_file)
-        shape = self.shape(arguments.model)
+        shape, head = self.shape(arguments.model), 0.0
         if shape is not None:
             self.shapes[str(config.output_dir)] = shape
+            head = next_token_bytes(shape, TOKENS_AT_A_TIME) / GIB if config.lm_coef else 0.0
             shape = replace(shape, vocab_size=1)  # one score in place of logits
         memory = self._training(shape, config, config.max_length, texts_a_row)
+        memory = None if memory is None else memory + head
         return {"work": f"<= {rows} rows", "steps": self.optimizer_steps(rows, config), "memory": memory}
 
     def _ppo(self, arguments: Any, config: Any) -> dict[str, Any]:

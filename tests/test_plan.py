@@ -65,6 +65,21 @@ def test_an_instruction_reward_model_holds_a_whole_list_a_row_and_no_logits(tmp_
     assert numbers(plan(content), "irm")[-1] == f"{expected / GIB:.1f}"
 
 
+def test_rows_of_several_solutions_and_the_language_head_are_counted(tmp_path):
+    content = load_yaml(CONFIGS / "wizardmath_v3.yaml")
+    content["run"]["accelerate_config"] = None
+    assert numbers(plan(content), "prm")[-2] == "15188"  # 486000 solutions: 60750 batches of 8, 4 of them a step
+    content["prm"] |= {"solutions_per_row": 4, "lm_coef": 0.1}
+    text = plan(content)
+    assert "<= 486000 solutions, up to 4 a row" in text
+    assert numbers(text, "prm")[-2] == "3797"  # 121500 full rows: 15188 batches
+    assert "its steps are those of full rows, 4 solutions each" in text
+    shape = KNOWN["mistralai/Mistral-7B-v0.1"]
+    # 8 rows x 4 solutions x 2048 tokens; the head in fp32, and the logits of 2048 tokens with their gradient
+    expected = 16 * shape.parameters + 32 * 2048 * (4096 * 98 + 8) + 32000 * (4 * 4096 + 8 * 2048)
+    assert numbers(text, "prm")[-1] == f"{expected / GIB:.1f}"
+
+
 def test_optimizer_steps_are_those_that_the_trainer_takes(tmp_path):
     content = {
         "run": {"output_dir": str(tmp_path), "stages": ["evolve", "answers", "sft"]},
