@@ -70,7 +70,7 @@ def next_token_loss(
     *Source:* the text-generation term of GRM (arXiv 2406.10216, section 3.1), for chosen answers. *Differs:* of a
     solution, only the steps before the first wrong one.
     """
-    total = states.new_zeros((), dtype=torch.float32)
+    total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))
     for start in range(0, len(targets), TOKENS_AT_A_TIME):
         part = slice(start, start + TOKENS_AT_A_TIME)
         losses = checkpoint(_next_token_losses, states[part], head, targets[part], use_reentrant=False)
@@ -79,4 +79,5 @@ def next_token_loss(
 
 
 def _next_token_losses(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(states, head.to(states.dtype)).float(), targets, reduction="none")
+    logits = F.linear(states, head.to(states.dtype))
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")

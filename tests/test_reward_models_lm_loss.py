@@ -9,6 +9,7 @@ from reward_world import QUICK, summed_solutions, trained_head
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from reward_models.irm import IRMConfig, IRMTrainer, encode_instruction
+from reward_models.language_head import LanguageHead
 from reward_models.losses import next_token_loss
 from reward_models.prm import PRMConfig, PRMTrainer, SolutionTokens, right_tokens
 from reward_models.records import LabeledSolution, RankedInstructions
@@ -171,3 +172,13 @@ def test_what_has_no_usable_language_head_is_refused(tmp_path: Path, base: str) 
     network.config.final_logit_softcapping = 30.0
     with pytest.raises(ValueError, match="plain logits, but the model has final_logit_softcapping"):
         PRMTrainer(network, PRMConfig(output_dir=str(tmp_path), lm_coef=0.3, **QUICK), SOLUTIONS)
+
+
+def test_sharded_weights_are_refused_before_a_step(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(base, tmp_path, lm_coef=0.3)
+    made.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="use DDP or ZeRO-2, not FSDP"):
+        summed_loss(made)
+    monkeypatch.setattr("reward_models.language_head.deepspeed_integration.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="use ZeRO-2, or set lm_coef to 0"):
+        LanguageHead(made.network)
