@@ -17,7 +17,7 @@ WITHOUT_EFFECT = frozenset((
     "logging_steps", "logging_strategy", "report_to", "run_name", "project", "save_steps", "save_strategy",
     "save_total_limit", "save_on_each_node", "dataloader_num_workers", "dataloader_pin_memory",
     "dataloader_prefetch_factor", "dataloader_persistent_workers", "num_logged_completions", "rollout_max_batch_size",
-    "local_rollout_forward_batch_size", "max_batch_size", "prm_batch_size",
+    "local_rollout_forward_batch_size", "max_batch_size", "prm_batch_size", "per_device_eval_batch_size",
 ))
 # fmt: on
 """Keys that change how a stage shows or stores its work, not what it makes; changing one asks for nothing again."""
