@@ -32,7 +32,7 @@ BUDGET = (
     "ranks.max_lists=24000",
     "steps.max_problems=50000",
     "steps.corruptions_per_problem=3",
-    "ppo.num_iterations=50",
+    "ppo.num_iterations=30",
     "ppo.learning_rate=1.5e-4",
 )
 
