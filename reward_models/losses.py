@@ -67,7 +67,7 @@ def next_token_loss(
     """The weighted sum of -log p(target | what stands before it), p = softmax(head @ state).
 
     The logits of at most TOKENS_AT_A_TIME tokens exist at once; the backward pass computes them again.
-    *Source:* the text-generation term of GRM (arXiv 2406.10216, section 3.1), for chosen answers. *Differs:* of a
+    *Source:* the SFT regularisation of GRM (arXiv 2406.10216, section 3.2), there for chosen answers. *Differs:* of a
     solution, only the steps before the first wrong one.
     """
     total = states.new_zeros((), dtype=torch.promote_types(states.dtype, torch.float32))

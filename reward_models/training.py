@@ -51,7 +51,7 @@ class RewardTrainingConfig(TrainingArguments):
         metadata={
             "help": "Weight of the next-token loss of each token of a right step (IRM: of an instruction, mean over "
             "the list), relative to the loss of a step (a list): the model goes on learning to write while it learns "
-            "to judge (GRM, arXiv 2406.10216, section 3.1, there for preferences). 0 is WizardMath v3."
+            "to judge (GRM, arXiv 2406.10216, section 3.2, there for preferences). 0 is WizardMath v3."
         },
     )
     model_init_kwargs: dict[str, Any] | str | None = field(
