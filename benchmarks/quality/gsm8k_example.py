@@ -2,8 +2,8 @@
 
     python benchmarks/quality/gsm8k_example.py --seeds 3
 
-The budget is longer than the example's ten minutes (`BUDGET`): more data for every model and twice as many PPO
-iterations. `--as-is` keeps the example's own.
+The budget is longer than the example's own (`BUDGET`): more data for every model and more PPO iterations. `--as-is`
+keeps the example's.
 
 Each seed is a whole run of the configuration (own problems, own SFT model, own reward models). The control takes that
 seed's SFT and reward models and trains PPO on rewards permuted over the samples of each iteration: what is left of an
