@@ -216,11 +216,12 @@ class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
         if self.is_fsdp_enabled:
             raise ValueError("lm_coef above 0 needs the whole head in each process: use DDP or ZeRO-2, not FSDP")
         logits, states = model(**self._model_inputs(inputs), state_positions=inputs["next_from"])
+        is_asked = inputs["next_weight"] > 0
         words = next_token_loss(
-            states.flatten(0, 1),
+            states[is_asked],
             self.language_head.weight(),
-            inputs["next_to"].flatten(),
-            inputs["next_weight"].flatten(),
+            inputs["next_to"][is_asked],
+            inputs["next_weight"][is_asked],
         )
         return logits, self._losses(logits, inputs) + self.args.lm_coef * words
 
