@@ -17,6 +17,7 @@ from reward_models.batching import TrainsInLengthBuckets, require_a_batch
 from reward_models.formats import Format, write_format, write_json
 from reward_models.language_head import LanguageHead
 from reward_models.losses import next_token_loss
+from reward_models.muon import MuonArguments, TrainsWithMuon
 from reward_models.records import DataError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ METRICS_FILE = "metrics.json"
 
 
 @dataclass
-class RewardTrainingConfig(TrainingArguments):
+class RewardTrainingConfig(MuonArguments, TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of reward-model training."""
 
     output_dir: str = field(default="reward_model", metadata={"help": "Where the reward model is written."})
@@ -70,9 +71,10 @@ class RewardTrainingConfig(TrainingArguments):
             raise ValueError("remove_unused_columns must stay False: positions and labels are not model inputs")
         if self.lm_coef < 0:
             raise ValueError(f"lm_coef must be at least 0, got {self.lm_coef}")
+        self.require_muon_rate()
 
 
-class RewardTrainer(TrainsInLengthBuckets, Trainer, ABC):
+class RewardTrainer(TrainsWithMuon, TrainsInLengthBuckets, Trainer, ABC):
     """A `transformers.Trainer` whose loss is a sum over supervised items divided by their number in the whole
     optimizer batch (all micro-batches of all processes), so the gradient does not depend on how it was split.
 

@@ -25,6 +25,7 @@ from trl.trainer import sft_config as trl_config
 from trl.trainer.sft_trainer import SFTTrainer
 
 from reward_models.batching import TrainsInLengthBuckets, require_a_batch
+from reward_models.muon import MuonArguments, TrainsWithMuon
 from rleif.prompting import COMPLETION_PREFIX, WIZARDMATH_PROMPT, render_prompt
 from rleif.records import DataError, read_rows
 from rleif.settings import require_positive
@@ -67,7 +68,7 @@ class SFTArguments:
 
 
 @dataclass
-class SFTConfig(trl_config.SFTConfig):
+class SFTConfig(MuonArguments, trl_config.SFTConfig):
     """`trl.SFTConfig` with WizardMath's values, and bf16 where CUDA is, fp32 elsewhere."""
 
     output_dir: str | None = field(default="sft", metadata={"help": "where the checkpoint goes"})
@@ -90,10 +91,11 @@ class SFTConfig(trl_config.SFTConfig):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # has no effect without an accelerator but a warning per epoch
         super().__post_init__()
+        self.require_muon_rate()
 
 
-class Trainer(TrainsInLengthBuckets, SFTTrainer):
-    """`trl.SFTTrainer`, with batches of similar length in random order where they are asked for."""
+class Trainer(TrainsWithMuon, TrainsInLengthBuckets, SFTTrainer):
+    """`trl.SFTTrainer`, with batches of similar length in random order, and with Muon, where they are asked for."""
 
 
 def train_sft(arguments: SFTArguments, config: SFTConfig, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:

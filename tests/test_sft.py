@@ -270,7 +270,8 @@ def test_a_checkpoint_that_was_cut_off_is_not_continued_from(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
-def test_an_interrupted_training_continues_to_the_same_weights(train_file, tmp_path):
+@pytest.mark.parametrize("muon_rate", [None, 1e-2])
+def test_an_interrupted_training_continues_to_the_same_weights(train_file, tmp_path, muon_rate):
     class StoppedError(Exception):
         pass
 
@@ -279,10 +280,12 @@ def test_an_interrupted_training_continues_to_the_same_weights(train_file, tmp_p
             raise StoppedError
 
     arguments = SFTArguments(train_files=[train_file], **SIZES)
-    values = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+    values = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1, "muon_learning_rate": muon_rate}
     train_sft(arguments, config(tmp_path / "whole", **values))
     with pytest.raises(StoppedError):
         train_sft(arguments, config(tmp_path / "cut", **values), callbacks=[StopAt()])
     train_sft(arguments, config(tmp_path / "cut", **values))
     whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    saved = torch.load(next((tmp_path / "whole").glob("checkpoint-*")) / "optimizer.pt", weights_only=True)
+    assert ("momentum" in saved["param_groups"][0]) == (muon_rate is not None)
