@@ -1,4 +1,4 @@
-"""The network of both reward models: a transformers classifier with one label, read at given positions."""
+"""The network of both reward models: a transformers classifier whose first label is the score, read at positions."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 AUTO_CLASSES = {"irm": AutoModelForSequenceClassification, "prm": AutoModelForTokenClassification}
 # GPT-2 and encoders name the token head `classifier`. A sequence `classifier` sits behind a pooler: not read here.
 HEAD_NAMES = {"irm": ("score",), "prm": ("score", "classifier")}
+QUALITY = "quality"  # the first label of a head that has further ones
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,15 @@ class ReadsPositions(PreTrainedModel):
     head_name: str
 
     def forward(
-        self, *args: Any, positions: Tensor | None = None, state_positions: Tensor | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        positions: Tensor | None = None,
+        state_positions: Tensor | None = None,
+        all_labels: bool = False,
+        **kwargs: Any,
     ) -> Any:
-        """positions: Int[batch, reads], token indices. Returns logits Float[batch, reads], float32 or wider.
+        """positions: Int[batch, reads], token indices. Returns logits Float[batch, reads], float32 or wider: those of
+        the first label. With all_labels, Float[batch, reads, labels].
 
         With state_positions, Int[batch, places], a pair: the logits, and the last hidden states there
         Float[batch, places, hidden].
@@ -52,20 +59,26 @@ class ReadsPositions(PreTrainedModel):
         # ZeRO and FSDP may hold the head in their own precision: the states follow the head, not the reverse.
         precision = next(head.parameters()).dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = head(hidden[rows, positions].to(precision)).squeeze(-1)
+            logits = head(hidden[rows, positions].to(precision))
+        logits = logits if all_labels else logits[..., 0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if state_positions is None else (logits, hidden[rows, state_positions])
 
 
-def load_network(path: str, kind: str, *, trained: bool, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+def load_network(
+    path: str, kind: str, *, trained: bool, dtype: torch.dtype, aspects: Sequence[str] = (), **options: Any
+) -> PreTrainedModel:
     """A classifier with one label, from any causal-LM or classifier checkpoint, that can be read at positions.
 
-    A new head is zero, so the first score is sigmoid(0) = 0.5. With `trained` every weight must be in the checkpoint,
-    and none may be left over: a head drawn at random, or a bias silently dropped, would score without a word.
+    aspects: names of further labels; a trained model says itself which it has. A new head is zero, so the first score
+    is sigmoid(0) = 0.5. With `trained` every weight must be in the checkpoint, and none may be left over: a head drawn
+    at random, or a bias silently dropped, would score without a word.
     """
+    names = label_names(path) if trained else (QUALITY, *aspects)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     with _quiet_load_report():
         model, report = AUTO_CLASSES[kind].from_pretrained(
-            path, num_labels=1, dtype=dtype, output_loading_info=True, **options
+            path, dtype=dtype, output_loading_info=True, **options, **(labels if len(names) > 1 else {"num_labels": 1})
         )
     head_name = next((name for name in HEAD_NAMES[kind] if isinstance(getattr(model, name, None), nn.Linear)), None)
     if head_name is None:
@@ -87,6 +100,17 @@ def load_network(path: str, kind: str, *, trained: bool, dtype: torch.dtype, **o
     # The same name, so that the saved config names the transformers class.
     model.__class__ = type(type(model).__name__, (ReadsPositions, type(model)), {"head_name": head_name})
     return model
+
+
+def label_names(path: str) -> tuple[str, ...]:
+    """The labels of a checkpoint that was trained here; a head of somebody else's labels is taken for one label."""
+    names = names_in_order(AutoConfig.from_pretrained(path))
+    return names if names[:1] == (QUALITY,) else (QUALITY,)
+
+
+def names_in_order(config: Any) -> tuple[str, ...]:
+    """The names of a classifier's labels."""
+    return tuple(config.id2label[index] for index in sorted(config.id2label or {}))
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -148,8 +172,10 @@ def score_rows(
     positions: Sequence[Sequence[int]],
     pad_id: int,
     batch_size: int,
+    all_labels: bool = False,
 ) -> list[list[float]]:
-    """The sigmoid (in double precision: float32 reaches 1.0 at logit 17) of every row's logits, in the order of rows.
+    """The sigmoid (in double precision: float32 reaches 1.0 at logit 17) of every row's logits, in the order of rows:
+    one of each position, or with all_labels those of the first position.
 
     Rows run in order of length, so a batch is padded little; a row without positions is not run.
     """
@@ -160,9 +186,10 @@ def score_rows(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = pad_batch([sequences[i] for i in chosen], [positions[i] for i in chosen], pad_id)
-        logits = model(**{name: value.to(model.device) for name, value in batch.items()})
-        for i, row in zip(chosen, torch.sigmoid(logits.cpu().double()).tolist(), strict=True):
-            scores[i] = row[: len(positions[i])]
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()}, all_labels=all_labels)
+        shares = torch.sigmoid(logits.cpu().double())
+        for i, row in zip(chosen, (shares[:, 0] if all_labels else shares).tolist(), strict=True):
+            scores[i] = row if all_labels else row[: len(positions[i])]
     return scores
 
 

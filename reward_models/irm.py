@@ -2,19 +2,28 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reward_models.backbone import load_for_scoring, pad_batch, padding_id, score_rows, usable_length
+from reward_models.backbone import (
+    load_for_scoring,
+    load_network,
+    names_in_order,
+    pad_batch,
+    padding_id,
+    score_rows,
+    usable_length,
+)
 from reward_models.evaluate import pair_accuracy
 from reward_models.formats import InstructionFormat, read_format
-from reward_models.losses import centering_loss, list_ranking_loss
-from reward_models.records import RankedInstructions, ranked_from_row, read_ranked
+from reward_models.losses import centering_loss, list_ranking_loss, step_loss
+from reward_models.records import DataError, RankedInstructions, ranked_from_row, read_ranked
 from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit, next_tokens
 
 logger = logging.getLogger(__name__)
@@ -72,6 +81,21 @@ class InstructionRewardModel:
         An instruction longer than `format.max_length` is read from its beginning, as in training; how many were is
         logged.
         """
+        return [row[0] for row in self._read(instructions, batch_size, all_labels=False)]
+
+    @property
+    def aspect_names(self) -> tuple[str, ...]:
+        """What `aspects` tells beside the score; empty for a model trained without `aspect_coef`."""
+        return names_in_order(self.model.config)[1:]
+
+    def aspects(self, instructions: Sequence[str], batch_size: int = 64) -> list[dict[str, float]]:
+        """Each aspect of each instruction, such as definition, in (0, 1): 0 and 1 are the lowest and the highest value
+        of the training lists."""
+        names = self.aspect_names
+        rows = self._read(instructions, batch_size, all_labels=bool(names))
+        return [dict(zip(names, row[1:], strict=True)) for row in rows]
+
+    def _read(self, instructions: Sequence[str], batch_size: int, all_labels: bool) -> list[list[float]]:
         tokens = [encode_instruction(text, self.tokenizer, self.format) for text in instructions]
         if cut := sum(item.is_cut for item in tokens):
             logger.warning(
@@ -81,8 +105,8 @@ class InstructionRewardModel:
         ids = [item.ids for item in tokens]
         if blank := [index for index, row in enumerate(ids) if not row]:
             raise ValueError(f"instructions {blank[:5]} have no tokens; give text to score")
-        rows = score_rows(self.model, ids, [[len(row) - 1] for row in ids], padding_id(self.tokenizer), batch_size)
-        return [row[0] for row in rows]
+        ends = [[len(row) - 1] for row in ids]
+        return score_rows(self.model, ids, ends, padding_id(self.tokenizer), batch_size, all_labels=all_labels)
 
 
 @dataclass
@@ -100,6 +124,19 @@ class IRMConfig(RewardTrainingConfig):
             "arXiv 2312.09244, section 4."
         },
     )
+    aspect_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the loss of the lists' `aspects` (definition, precision, integrity ...), each predicted "
+            "by a further output of the head: they say what is wrong, where a rank says that something is. Mean over "
+            "a list, relative to the list's ranking loss. 0 is WizardMath v3, which uses them for the ranks alone."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aspect_coef < 0:
+            raise ValueError(f"aspect_coef must be at least 0, got {self.aspect_coef}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +150,8 @@ class IRMArguments:
 
 class IRMTrainer(RewardTrainer):
     """Trains an instruction reward model on ranked lists: each instruction of a list is encoded once, and all its
-    untied pairs are in the loss. A row of a batch is one list.
+    untied pairs are in the loss. A row of a batch is one list. With `aspect_coef`, the model has an output for each
+    aspect that varies in the training lists, the last labels of its head; the first stays the score.
 
     >>> IRMTrainer("sft-model", IRMConfig(output_dir="irm"), read_ranked("ranked.jsonl")).train()
     """
@@ -122,6 +160,30 @@ class IRMTrainer(RewardTrainer):
     reported = ("pair_accuracy",)
     format: InstructionFormat
     args: IRMConfig
+
+    def __init__(
+        self, model: str | PreTrainedModel, args: IRMConfig, train_dataset: Any = None, *rest: Any, **options: Any
+    ) -> None:
+        records = [self._from_row(row) if isinstance(row, Mapping) else row for row in train_dataset or ()]
+        self.aspects = aspect_ranges(records) if args.aspect_coef and records else {}
+        if args.aspect_coef and records and not self.aspects:
+            raise DataError(
+                "aspect_coef above 0 needs `aspects` in the training lists (numbers, one for each instruction in the "
+                f"tiers' order, not all the same); none of the {len(records)} lists has such: set aspect_coef to 0"
+            )
+        super().__init__(model, args, records or train_dataset, *rest, **options)
+
+    def _network(self, model: str | PreTrainedModel, args: IRMConfig) -> PreTrainedModel:
+        if isinstance(model, str) and self.aspects:
+            options: Any = args.model_init_kwargs or {}
+            return load_network(model, "irm", trained=False, dtype=torch.float32, aspects=[*self.aspects], **options)
+        network = super()._network(model, args)
+        if self.aspects and network.config.num_labels != 1 + len(self.aspects):
+            raise ValueError(
+                f"the network has {network.config.num_labels} labels, but aspect_coef needs one for the score and one "
+                f"for each of {', '.join(self.aspects)}: give load_network the aspects, or give a path"
+            )
+        return network
 
     def _format(self, network: PreTrainedModel, args: IRMConfig) -> InstructionFormat:
         return InstructionFormat(max_length=usable_length(network, args.max_length))
@@ -139,8 +201,17 @@ class IRMTrainer(RewardTrainer):
             tokens = [encode_instruction(text, self.tokenizer, self.format) for _, text in ranked]
             counts["instructions_cut"] += sum(item.is_cut for item in tokens)
             ids = [item.ids for item in tokens]
-            rows.append({"input_ids": ids, "ranks": [rank for rank, _ in ranked], "length": max(map(len, ids))})
+            row = {"input_ids": ids, "ranks": [rank for rank, _ in ranked], "length": max(map(len, ids))}
+            rows.append(row | ({"aspects": self._aspects_of(record)} if self.aspects else {}))
         return rows, counts
+
+    def _aspects_of(self, record: RankedInstructions) -> list[list[float | None]]:
+        """For each instruction its aspects in [0, 1]: each is scaled from its range in the training lists."""
+        scaled = []
+        for name, (low, high) in self.aspects.items():
+            values = aspect_values(record, name)
+            scaled.append([None if value is None else (value - low) / (high - low) for value in values])
+        return [list(of_one) for of_one in zip(*scaled, strict=True)]
 
     def _collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`ranks` [lists, items] is padded with NO_LABEL; the instructions of all lists follow each other in
@@ -152,11 +223,24 @@ class IRMTrainer(RewardTrainer):
             "ranks": torch.tensor([[*row["ranks"], *[NO_LABEL] * (width - len(row["ranks"]))] for row in rows]),
             **pad_batch(ids, [[len(row) - 1] for row in ids], padding_id(self.tokenizer)),
         }
+        if self.aspects:
+            values = [of_one for row in rows for of_one in row["aspects"]]
+            batch["aspects"] = torch.tensor([[math.nan if v is None else v for v in of_one] for of_one in values])
         if self.args.lm_coef:
             shares = [1 / len(row["ranks"]) for row in rows for _ in row["ranks"]]
             weights = [[share] * (len(row) - 1) for share, row in zip(shares, ids, strict=True)]
             batch |= next_tokens([range(len(row) - 1) for row in ids], [row[1:] for row in ids], weights)
         return batch
+
+    def _model_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        return super()._model_inputs(inputs) | ({"all_labels": True} if self.aspects else {})
+
+    def _logits_and_loss(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Aspects, like next tokens, are in the loss of training alone."""
+        logits, loss = super()._logits_and_loss(model, inputs)
+        if self.aspects and model.training:
+            loss = loss + self.args.aspect_coef * _aspect_losses(logits[:, 0, 1:], inputs)
+        return logits, loss
 
     def _losses(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         scores, is_item = _by_list(logits, batch["ranks"])
@@ -181,10 +265,51 @@ class IRMTrainer(RewardTrainer):
 
 
 def _by_list(logits: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [instructions, 1] as scores [lists, items] (0 where there is no item), and where items are."""
+    """Logits [instructions, 1] or [instructions, 1, labels], the first label's as scores [lists, items] (0 where there
+    is no item), and where items are."""
     is_item = ranks != NO_LABEL
-    scores = logits.new_zeros(ranks.shape).masked_scatter(is_item, logits.squeeze(1))
+    scores = logits.new_zeros(ranks.shape).masked_scatter(is_item, logits.flatten(1)[:, 0])
     return scores, is_item
+
+
+def _aspect_losses(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The sum over lists of the mean cross-entropy of the aspects of a list; unknown ones (NaN) count 0.
+
+    logits: [instructions, aspects].
+    """
+    losses = step_loss(logits, batch["aspects"], ~batch["aspects"].isnan()).mean(1)
+    items = (batch["ranks"] != NO_LABEL).sum(1)
+    return (losses / items.repeat_interleave(items)).sum()
+
+
+def aspect_ranges(records: Sequence[RankedInstructions]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every aspect that has two different ones.
+
+    Raises DataError where an aspect is not a number (or null) for each instruction.
+    """
+    names = dict.fromkeys(name for record in records for name in record.aspects or {})
+    ranges = {}
+    for name in names:
+        values = [value for record in records for value in aspect_values(record, name) if value is not None]
+        if values and min(values) < max(values):
+            ranges[name] = (min(values), max(values))
+    return ranges
+
+
+def aspect_values(record: RankedInstructions, name: str) -> list[float | None]:
+    """The aspect of every instruction in the tiers' order, None where it is unknown."""
+    count = sum(len(tier) for tier in record.tiers)
+    given = (record.aspects or {}).get(name)
+    if given is None:
+        return [None] * count
+    values = list(given) if isinstance(given, list | tuple) else []
+    is_numeric = all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in values)
+    if len(values) != count or not is_numeric:
+        raise DataError(
+            f"aspect {name!r} of the list of {record.tiers[0][0][:40]!r} is {str(given)[:80]}; expected {count} "
+            "numbers (or null), one for each instruction in the tiers' order"
+        )
+    return [None if value is None else float(value) for value in values]
 
 
 def train_irm(
