@@ -68,13 +68,16 @@ class ReadsPositions(PreTrainedModel):
 def load_network(
     path: str, kind: str, *, trained: bool, dtype: torch.dtype, aspects: Sequence[str] = (), **options: Any
 ) -> PreTrainedModel:
-    """A classifier with one label, from any causal-LM or classifier checkpoint, that can be read at positions.
+    """A classifier that can be read at positions, from any causal-LM or classifier checkpoint; the first label is the
+    score.
 
     aspects: names of further labels; a trained model says itself which it has. A new head is zero, so the first score
-    is sigmoid(0) = 0.5. With `trained` every weight must be in the checkpoint, and none may be left over: a head drawn
-    at random, or a bias silently dropped, would score without a word.
+    is sigmoid(0) = 0.5; from a head with other labels those of the same name are taken over. With `trained` every
+    weight must be in the checkpoint, and none may be left over: a head drawn at random, or a bias silently dropped,
+    would score without a word.
     """
-    names = label_names(path) if trained else (QUALITY, *aspects)
+    wanted = (QUALITY, *aspects)
+    names = label_names(path) or wanted
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     with _quiet_load_report():
         model, report = AUTO_CLASSES[kind].from_pretrained(
@@ -91,6 +94,8 @@ def load_network(
             f"{path} is not a whole {'reward model' if trained else 'model'}: missing weights {sorted(missing)[:5]}, "
             f"unexpected weights {sorted(report['unexpected_keys'])[:5]}"
         )
+    if not trained and names != wanted:
+        _relabel(model, head_name, names, wanted)
     head = getattr(model, head_name).float() if dtype.itemsize < 4 else getattr(model, head_name)
     if is_new_head:
         with _gathered(list(head.parameters())) as weights:
@@ -103,9 +108,37 @@ def load_network(
 
 
 def label_names(path: str) -> tuple[str, ...]:
-    """The labels of a checkpoint that was trained here; a head of somebody else's labels is taken for one label."""
-    names = names_in_order(AutoConfig.from_pretrained(path))
+    """The labels of a classifier's checkpoint, none for one without a head.
+
+    Only ours have several, the first of them the score; a head of somebody else's labels is taken for one label.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if not any("Classification" in name for name in config.architectures or ()):
+        return ()
+    names = names_in_order(config)
     return names if names[:1] == (QUALITY,) else (QUALITY,)
+
+
+def _relabel(model: Any, head_name: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Give the model a head for the wanted labels, in place: rows of known names are kept, the others are zero."""
+    if deepspeed_integration.is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"the checkpoint has the labels {', '.join(names)}, not {', '.join(wanted)}, and ZeRO-3 divides its head: "
+            "start from a causal language model, or use ZeRO-2"
+        )
+    old = getattr(model, head_name)
+    new = nn.Linear(old.in_features, len(wanted), bias=old.bias is not None, device=old.weight.device)
+    new = new.to(old.weight.dtype)
+    with torch.no_grad():
+        for fresh, known in zip(new.parameters(), old.parameters(), strict=True):
+            nn.init.zeros_(fresh)
+            for place, name in enumerate(wanted):
+                if name in names:
+                    fresh[place] = known[names.index(name)]
+    setattr(model, head_name, new)
+    model.num_labels = len(wanted)
+    model.config.id2label = dict(enumerate(wanted)) if len(wanted) > 1 else {0: "LABEL_0"}
+    model.config.label2id = {name: index for index, name in model.config.id2label.items()}
 
 
 def names_in_order(config: Any) -> tuple[str, ...]:

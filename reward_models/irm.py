@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_models.backbone import (
+    QUALITY,
+    label_names,
     load_for_scoring,
-    load_network,
     names_in_order,
     pad_batch,
     padding_id,
@@ -27,6 +29,8 @@ from reward_models.records import DataError, RankedInstructions, ranked_from_row
 from reward_models.training import NO_LABEL, RewardTrainer, RewardTrainingConfig, fit, next_tokens
 
 logger = logging.getLogger(__name__)
+
+LARGEST = 1e100  # of an aspect: the difference of two must still be a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,9 @@ class InstructionRewardModel:
         """Each aspect of each instruction, such as definition, in (0, 1): 0 and 1 are the lowest and the highest value
         of the training lists."""
         names = self.aspect_names
-        rows = self._read(instructions, batch_size, all_labels=bool(names))
+        if not names:
+            return [{} for _ in instructions]
+        rows = self._read(instructions, batch_size, all_labels=True)
         return [dict(zip(names, row[1:], strict=True)) for row in rows]
 
     def _read(self, instructions: Sequence[str], batch_size: int, all_labels: bool) -> list[list[float]]:
@@ -135,7 +141,7 @@ class IRMConfig(RewardTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect_coef < 0:
+        if not self.aspect_coef >= 0:
             raise ValueError(f"aspect_coef must be at least 0, got {self.aspect_coef}")
 
 
@@ -162,28 +168,36 @@ class IRMTrainer(RewardTrainer):
     args: IRMConfig
 
     def __init__(
-        self, model: str | PreTrainedModel, args: IRMConfig, train_dataset: Any = None, *rest: Any, **options: Any
+        self,
+        model: str | PreTrainedModel,
+        args: IRMConfig,
+        train_dataset: Sequence[RankedInstructions] | Dataset | None = None,
+        eval_dataset: Any = None,
+        **options: Any,
     ) -> None:
-        records = [self._from_row(row) if isinstance(row, Mapping) else row for row in train_dataset or ()]
+        """As `RewardTrainer`."""
+        records: Any = [self._from_row(row) if isinstance(row, Mapping) else row for row in train_dataset or ()]
+        self.is_training = bool(records)
         self.aspects = aspect_ranges(records) if args.aspect_coef and records else {}
         if args.aspect_coef and records and not self.aspects:
             raise DataError(
                 "aspect_coef above 0 needs `aspects` in the training lists (numbers, one for each instruction in the "
                 f"tiers' order, not all the same); none of the {len(records)} lists has such: set aspect_coef to 0"
             )
-        super().__init__(model, args, records or train_dataset, *rest, **options)
+        super().__init__(model, args, None if train_dataset is None else records, eval_dataset, **options)
 
     def _network(self, model: str | PreTrainedModel, args: IRMConfig) -> PreTrainedModel:
-        if isinstance(model, str) and self.aspects:
-            options: Any = args.model_init_kwargs or {}
-            return load_network(model, "irm", trained=False, dtype=torch.float32, aspects=[*self.aspects], **options)
         network = super()._network(model, args)
-        if self.aspects and network.config.num_labels != 1 + len(self.aspects):
+        found = names_in_order(network.config)[1:]
+        if self.aspects and found != tuple(self.aspects):
             raise ValueError(
-                f"the network has {network.config.num_labels} labels, but aspect_coef needs one for the score and one "
-                f"for each of {', '.join(self.aspects)}: give load_network the aspects, or give a path"
+                f"the network has outputs for the aspects {', '.join(found) or 'none'}, but those of the lists are "
+                f"{', '.join(self.aspects)}: give load_network these, in this order, or give a path"
             )
         return network
+
+    def _head_aspects(self, path: str) -> Sequence[str]:
+        return tuple(self.aspects) if self.is_training else label_names(path)[1:]
 
     def _format(self, network: PreTrainedModel, args: IRMConfig) -> InstructionFormat:
         return InstructionFormat(max_length=usable_length(network, args.max_length))
@@ -283,17 +297,25 @@ def _aspect_losses(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def aspect_ranges(records: Sequence[RankedInstructions]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of every aspect that has two different ones.
+    """Smallest and largest value of every aspect that has two different ones in lists that are trained on.
 
-    Raises DataError where an aspect is not a number (or null) for each instruction.
+    Raises DataError where an aspect is not a number (or null) for each instruction, or has the score's name.
     """
-    names = dict.fromkeys(name for record in records for name in record.aspects or {})
+    ranked = [record for record in records if len(record.tiers) > 1]
+    names = dict.fromkeys(name for record in ranked for name in record.aspects or {})
+    if QUALITY in names:
+        raise DataError(f"an aspect may not be called {QUALITY!r}, the name of the score; rename it in the lists")
     ranges = {}
     for name in names:
-        values = [value for record in records for value in aspect_values(record, name) if value is not None]
+        values = [value for record in ranked for value in aspect_values(record, name) if value is not None]
         if values and min(values) < max(values):
             ranges[name] = (min(values), max(values))
     return ranges
+
+
+def _is_number(value: Any) -> bool:
+    """A number that can be scaled; JSON allows larger ones than floats hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def aspect_values(record: RankedInstructions, name: str) -> list[float | None]:
@@ -303,8 +325,7 @@ def aspect_values(record: RankedInstructions, name: str) -> list[float | None]:
     if given is None:
         return [None] * count
     values = list(given) if isinstance(given, list | tuple) else []
-    is_numeric = all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in values)
-    if len(values) != count or not is_numeric:
+    if len(values) != count or not all(value is None or _is_number(value) for value in values):
         raise DataError(
             f"aspect {name!r} of the list of {record.tiers[0][0][:40]!r} is {str(given)[:80]}; expected {count} "
             "numbers (or null), one for each instruction in the tiers' order"

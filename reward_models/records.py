@@ -140,7 +140,10 @@ def ranked_from_row(row: Mapping[str, Any]) -> RankedInstructions:
     tiers = row["tiers"]
     if not _is_list(tiers) or not all(_is_list(tier) for tier in tiers):
         raise DataError(f"`tiers` must be a list of lists of instructions, got {str(tiers)[:80]!r}")
-    return RankedInstructions(tiers=tuple(tuple(tier) for tier in tiers), aspects=row.get("aspects"))
+    aspects = row.get("aspects")
+    if aspects is not None and not isinstance(aspects, Mapping):
+        raise DataError(f"`aspects` must be an object with a list for each name, got {str(aspects)[:80]!r}")
+    return RankedInstructions(tiers=tuple(tuple(tier) for tier in tiers), aspects=aspects)
 
 
 def read_labeled(path: str | Path) -> list[LabeledSolution]:

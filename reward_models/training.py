@@ -69,7 +69,7 @@ class RewardTrainingConfig(MuonArguments, TrainingArguments):
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: positions and labels are not model inputs")
-        if self.lm_coef < 0:
+        if not self.lm_coef >= 0:
             raise ValueError(f"lm_coef must be at least 0, got {self.lm_coef}")
         self.require_muon_rate()
 
@@ -161,13 +161,18 @@ class RewardTrainer(TrainsWithMuon, TrainsInLengthBuckets, Trainer, ABC):
         if isinstance(model, str):
             options = args.model_init_kwargs or {}
             # Weights that an optimizer updates stay in float32; bf16 is autocast's business.
-            return load_network(model, self.kind, trained=False, dtype=torch.float32, **options)
+            aspects = self._head_aspects(model)
+            return load_network(model, self.kind, trained=False, dtype=torch.float32, aspects=aspects, **options)
         if not isinstance(model, ReadsPositions):
             raise ValueError(
                 f"model is a {type(model).__name__}; give a path or hub id (any causal LM or reward model), or a "
                 f"network from reward_models.backbone.load_network"
             )
         return model
+
+    def _head_aspects(self, path: str) -> Sequence[str]:
+        """Labels of the head beside the score, when a model is loaded from `path`."""
+        return ()
 
     def _prepare(self, name: str, dataset: Any) -> Dataset | None:
         if dataset is None:

@@ -60,8 +60,12 @@ def _load_value(value_model: str | nn.Module, config: RLEIFConfig) -> Any:
         value_head(value_model)
         return value_model
     settings = {"dtype": torch.float32, **(config.model_init_kwargs or {}), "num_labels": 1}
-    value, report = AutoModelForTokenClassification.from_pretrained(value_model, output_loading_info=True, **settings)
-    has_head = not any(name.startswith(("score.", "classifier.")) for name in report["missing_keys"])
+    # A head of several labels (an IRM's aspects) is no value: it is left out, and the critic starts at 0.
+    value, report = AutoModelForTokenClassification.from_pretrained(
+        value_model, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+    )
+    new = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    has_head = not any(name.startswith(("score.", "classifier.")) for name in new)
     return value if has_head else zero_head(value)
 
 

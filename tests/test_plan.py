@@ -144,6 +144,15 @@ def test_activations_shrink_when_they_are_recomputed():
     assert activation_bytes(shape, 1, 2048, recomputes=True) / GIB == pytest.approx(1.254, abs=1e-3)
 
 
+def test_muon_beside_zero_is_told_before_anything_runs(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "1 + 1?", "solution": "2"}\n')
+    run = {"output_dir": str(tmp_path / "r"), "stages": ["sft"]}
+    run["accelerate_config"] = str(CONFIGS / "accelerate_zero3.yaml")
+    sft = {"train_files": [str(tmp_path / "a.jsonl")], "muon_learning_rate": 1e-3}
+    with pytest.raises(SettingsError, match="sft: muon_learning_rate needs whole matrices, which ZeRO-3 of run"):
+        plan({"run": run, "sft": sft})
+
+
 def test_a_launch_is_read_from_an_accelerate_config(tmp_path):
     content = yaml.safe_load((CONFIGS / "accelerate_zero3.yaml").read_text())
     assert content["distributed_type"] == "DEEPSPEED"

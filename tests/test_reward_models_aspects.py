@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from reward_world import QUICK, ranked_lists, saved, trained_head
 from transformers import AutoModelForSequenceClassification
 
+from reward_models.backbone import load_network, names_in_order
 from reward_models.irm import InstructionRewardModel, IRMConfig, IRMTrainer, aspect_ranges
-from reward_models.records import DataError, RankedInstructions
+from reward_models.records import DataError, RankedInstructions, ranked_from_row
 
 ASPECTS = {"definition": [1, 0.5, 0], "precision": [1, 1, 1], "steps": [2, None, 4]}
 LISTS = [
@@ -34,10 +35,13 @@ def questions(count: int, seed: int) -> list[RankedInstructions]:
 
 
 def test_an_aspect_counts_where_it_varies_and_unknown_values_are_left_out() -> None:
-    assert aspect_ranges(LISTS) == {"definition": (0.0, 1.0), "steps": (2.0, 4.0)}
+    no_pair = RankedInstructions(tiers=(("six", "seven"),), aspects={"precision": [0, 1], "other": [0, 1]})
+    assert aspect_ranges([*LISTS, no_pair]) == {"definition": (0.0, 1.0), "steps": (2.0, 4.0)}
 
 
-@pytest.mark.parametrize("bad", [[1, 0], [1, 0, "good"], [1, 0, math.nan], "110", {"one": 1}])
+@pytest.mark.parametrize(
+    "bad", [[1, 0], [1, 0, "good"], [1, 0, math.nan], [1, 0, 10**400], [1, 0, True], "110", {"one": 1}]
+)
 def test_an_aspect_is_a_number_for_each_instruction(bad: Any) -> None:
     record = RankedInstructions(tiers=LISTS[0].tiers, aspects={"definition": bad})
     with pytest.raises(DataError, match=r"aspect 'definition' of the list of 'one' is .*; expected 3 numbers"):
@@ -109,12 +113,43 @@ def test_a_saved_model_tells_aspects_beside_a_score_that_plain_transformers_read
     assert [irm.score(texts[:1])[0], irm.aspects(texts[:1])[0]["definition"]] == pytest.approx(shares, abs=1e-6)
 
 
-def test_training_goes_on_from_a_model_with_aspects(tmp_path: Path, base: str) -> None:
-    first = trainer(base, tmp_path / "first")
-    torch.nn.init.normal_(first.network.score.weight, std=0.5)
-    first.save_model()
-    again = trainer(str(tmp_path / "first"), tmp_path / "again")
-    assert torch.equal(again.network.score.weight, first.network.score.weight)
+@pytest.fixture
+def with_aspects(tmp_path: Path, base: str) -> tuple[str, torch.Tensor]:
+    """A saved model with outputs for definition and steps, and its head."""
+    made = trainer(base, tmp_path / "first")
+    torch.nn.init.normal_(made.network.score.weight, std=0.5)
+    made.save_model()
+    return str(tmp_path / "first"), made.network.score.weight.detach()
+
+
+def test_training_goes_on_from_a_model_with_aspects_whatever_their_order(
+    tmp_path: Path, with_aspects: tuple[str, torch.Tensor]
+) -> None:
+    path, head = with_aspects
+    assert torch.equal(trainer(path, tmp_path / "again").network.score.weight, head)
+    other = RankedInstructions(tiers=LISTS[1].tiers, aspects={"steps": [1, 2], "new": [0, 1], "definition": [1, 0]})
+    again = trainer(path, tmp_path / "other", [other])
+    assert names_in_order(again.network.config) == ("quality", "steps", "new", "definition")
+    score, definition, steps = head
+    expected = torch.stack([score, steps, torch.zeros_like(score), definition])
+    assert torch.equal(again.network.score.weight, expected)
+
+
+def test_the_score_alone_can_be_trained_on_from_a_model_with_aspects_or_measured(
+    tmp_path: Path, with_aspects: tuple[str, torch.Tensor], base: str
+) -> None:
+    path, head = with_aspects
+    without = trainer(path, tmp_path / "without", aspect_coef=0.0)
+    assert torch.equal(without.network.score.weight, head[:1])
+    without.save_model()
+    assert InstructionRewardModel.from_pretrained(str(tmp_path / "without")).aspect_names == ()
+    measured = IRMTrainer(path, IRMConfig(output_dir=str(tmp_path / "eval"), **QUICK), None, LISTS)
+    assert torch.equal(measured.network.score.weight, head)
+    assert "eval_pair_accuracy" in measured.evaluate()
+    # Token classification has a bias, which is not in the file: a new head.
+    assert load_network(path, "prm", trained=False, dtype=torch.float32).score.weight.abs().max() == 0
+    added = trainer(str(tmp_path / "without"), tmp_path / "added")
+    assert torch.equal(added.network.score.weight, torch.cat([head[:1], torch.zeros_like(head[1:])]))
 
 
 def test_a_model_without_aspects_tells_none(tmp_path: Path, base: str) -> None:
@@ -128,5 +163,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path, base: str) -> None:
         IRMConfig(output_dir=str(tmp_path), aspect_coef=-1.0, **QUICK)
     with pytest.raises(DataError, match="none of the 3 lists has such: set aspect_coef to 0"):
         trainer(base, tmp_path, ranked_lists(3, seed=0))
-    with pytest.raises(ValueError, match="the network has 1 labels, but aspect_coef needs one for the score"):
-        IRMTrainer(trained_head(base, "irm"), IRMConfig(output_dir=str(tmp_path), aspect_coef=1.0, **QUICK), LISTS)
+    config = IRMConfig(output_dir=str(tmp_path), aspect_coef=1.0, **QUICK)
+    for given, found in (([], "none"), (["steps", "definition"], "steps, definition")):
+        words = (
+            f"outputs for the aspects {found}, but those of the lists are definition, steps: give load_network these"
+        )
+        with pytest.raises(ValueError, match=words):
+            IRMTrainer(trained_head(base, "irm", aspects=given), config, LISTS)
+    named_as_the_score = RankedInstructions(tiers=LISTS[0].tiers, aspects={"quality": [1, 0, 0]})
+    with pytest.raises(DataError, match="an aspect may not be called 'quality'"):
+        aspect_ranges([named_as_the_score])
+    with pytest.raises(DataError, match="`aspects` must be an object with a list for each name, got"):
+        ranked_from_row({"tiers": [["one"], ["two"]], "aspects": [1, 0]})

@@ -28,11 +28,12 @@ def test_the_layers_matrices_go_to_muon_and_all_else_to_adamw(tmp_path: Path, ba
         ({names[id(parameter)] for parameter in group["params"]}, group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
     ]
-    matrices, decayed, rest = groups
+    decayed, rest, matrices = groups
     kinds = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert {name.split(".")[-2] for name in matrices[0]} == set(kinds)
     assert len(matrices[0]) == len(kinds) * made.model.config.num_hidden_layers
     assert matrices[1:] == (0.02, 0.1)
+    assert optimizer.param_groups[2]["adjust_lr_fn"] == "match_rms_adamw"
     assert decayed == ({"model.embed_tokens.weight", "score.weight"}, 1e-2, 0.1)
     assert all("norm" in name or name.endswith("bias") for name in rest[0])
     assert rest[1:] == (1e-2, 0.0)
@@ -86,6 +87,34 @@ def test_its_steps_are_those_of_both_parts_apart_also_after_a_saved_state() -> N
         assert torch.equal(one, other)
 
 
+def test_schedules_that_read_the_optimizers_own_rate_and_all_parameters_with_muon_work(
+    tmp_path: Path, base: str
+) -> None:
+    made = prm_trainer(base, tmp_path, max_steps=2, lr_scheduler_type="polynomial")
+    made.train()
+    made = prm_trainer(base, tmp_path, max_steps=1)
+    matrices = set(matrices_of_blocks(made.model))
+    for name, parameter in made.model.named_parameters():
+        parameter.requires_grad_(name in matrices)
+    made.train()
+    assert len(made.create_optimizer().param_groups) == 1
+
+
+def test_the_logged_rate_is_adamws(tmp_path: Path, base: str) -> None:
+    made = prm_trainer(
+        base, tmp_path, max_steps=2, muon_learning_rate=0.5, learning_rate=1e-4, lr_scheduler_type="constant"
+    )
+    made.train()
+    assert made._get_learning_rate() == 1e-4
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path, base: str) -> None:
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    prm_trainer(base, tmp_path, muon_learning_rate=None, **options).train()
+    with pytest.raises(ValueError, match="belongs to a run with other muon_learning_rate"):
+        prm_trainer(base, tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 def test_an_interrupted_training_continues_to_the_same_weights(tmp_path: Path, base: str) -> None:
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     whole = prm_trainer(base, tmp_path / "whole", **options)
@@ -115,6 +144,12 @@ def test_what_cannot_be_is_refused(tmp_path: Path, base: str, monkeypatch: pytes
     for config in (IRMConfig, PRMConfig, SFTConfig):
         with pytest.raises(ValueError, match=r"muon_learning_rate must be above 0, got 0\.0; leave it out for AdamW"):
             config(output_dir=str(tmp_path), use_cpu=True, muon_learning_rate=0.0)
+    with pytest.raises(ValueError, match="goes with optim adamw_torch or adamw_torch_fused, got sgd"):
+        PRMConfig(output_dir=str(tmp_path), use_cpu=True, muon_learning_rate=0.1, optim="sgd")
+    made = prm_trainer(base, tmp_path)
+    made.optimizer = torch.optim.SGD(made.model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"an optimizer of your own .* exclude each other"):
+        made.create_optimizer()
     made = prm_trainer(base, tmp_path)
     made.is_deepspeed_enabled = True
     with pytest.raises(ValueError, match="DeepSpeed and FSDP divide them: leave it out, or train with DDP"):

@@ -288,4 +288,4 @@ def test_an_interrupted_training_continues_to_the_same_weights(train_file, tmp_p
     whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     saved = torch.load(next((tmp_path / "whole").glob("checkpoint-*")) / "optimizer.pt", weights_only=True)
-    assert ("momentum" in saved["param_groups"][0]) == (muon_rate is not None)
+    assert ("momentum" in saved["param_groups"][-1]) == (muon_rate is not None)

@@ -24,6 +24,7 @@ from ppo_world import (
 )
 from transformers import AutoModelForTokenClassification, LlamaForCausalLM, TrainerCallback
 
+from reward_models.backbone import load_network
 from rleif.prompting import WIZARDMATH_PROMPT
 from rleif.rewards import NonFiniteError
 from rleif.teachers.symbolic import sample_problem
@@ -109,6 +110,17 @@ def test_models_may_be_given_as_paths(tmp_path):
     trainer.train()
     assert logged(trainer, "objective/kl") == [0.0]
     assert logged(trainer, "val/mean") == [0.0]  # a head that the checkpoint has not starts at zero
+
+
+def test_a_critic_may_start_from_an_irm_with_aspects_its_head_at_zero(tmp_path):
+    letter_model(1).save_pretrained(tmp_path / "start")
+    letter_tokenizer().save_pretrained(tmp_path / "start")
+    irm = load_network(str(tmp_path / "start"), "irm", trained=False, dtype=torch.float32, aspects=["definition"])
+    torch.nn.init.normal_(irm.score.weight)
+    irm.save_pretrained(tmp_path / "irm")
+    trainer = make_trainer(tmp_path / "run", value_model=str(tmp_path / "irm"), num_iterations=1)
+    trainer.train()
+    assert logged(trainer, "val/mean") == [0.0]
 
 
 def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):

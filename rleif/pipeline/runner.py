@@ -105,7 +105,13 @@ def build_arguments(job: Job) -> tuple[Any, ...]:
 
 
 def check_share(job: Job, built: Sequence[Any], launch: Launch) -> None:
-    """Raises SettingsError for a PPO whose sizes the processes of the launch cannot share evenly."""
+    """Raises SettingsError for what the processes of the launch cannot share: PPO's sizes, unless they divide evenly,
+    and Muon's matrices under DeepSpeed."""
+    if launch.zero_stage and getattr(built[-1], "muon_learning_rate", None) is not None:
+        raise SettingsError(
+            f"{job.stage.name}: muon_learning_rate needs whole matrices, which ZeRO-{launch.zero_stage} of "
+            "run.accelerate_config divides: leave one of them out"
+        )
     if job.stage.name == "ppo":
         try:
             built[-1].require_even_share(launch.processes)
