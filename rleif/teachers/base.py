@@ -10,7 +10,8 @@ from rleif.records import Direction, Problem, Solution
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """One way to evolve a problem, as data. `template` is the prompt for teachers that work by prompt.
+    """One way to evolve a problem, as data. `template` is the prompt for teachers that work by prompt, `reply_after`
+    the heading behind which their reply holds the evolved instruction ("" takes the whole reply).
 
     >>> Operator(name="add_constraints", direction="up", source="WizardMath v3, section 3.1")
     """
@@ -20,6 +21,7 @@ class Operator:
     version: str = "1"
     source: str = ""
     template: str | None = None
+    reply_after: str = "#Finally Rewritten Instruction#:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
