@@ -381,6 +381,19 @@ def test_no_more_calls_are_in_flight_than_allowed(tmp_path: Path) -> None:
         assert sorted(json.dumps(said(r)) for r in server.requests) == sorted(json.dumps(str(i)) for i in range(12))
 
 
+def test_an_asker_may_be_closed_and_used_again_in_another_event_loop(tmp_path: Path) -> None:
+    with chat_server(lambda request: completion("x", delay_s=0.02)) as server, Store(tmp_path / "s.sqlite") as store:
+        asker = Asker(OpenAIClient("m", base_url=server.url), store, concurrency=2, budget=Budget(calls=10, tokens=150))
+
+        async def run(start: int) -> None:
+            async with asker:
+                await asyncio.gather(*(asker.ask(question(f"{start + i}")) for i in range(4)))
+
+        asyncio.run(run(0))
+        asyncio.run(run(4))
+        assert asker.made == 8
+
+
 def test_an_error_that_is_not_the_servers_is_raised_as_it_is(tmp_path: Path) -> None:
     class Broken:
         name, model = "broken", "m"

@@ -29,6 +29,7 @@ from rleif.records import (
     write_jsonl,
 )
 from rleif.sources import gold_solution, gsm8k_row
+from rleif.teachers.scripted import ScriptedTeacher
 from rleif.teachers.symbolic import SymbolicTeacher, read
 from rleif.teachers.symbolic.program import Program
 
@@ -137,10 +138,10 @@ def test_a_failing_call_is_a_value_and_results_keep_their_order():
             raise TimeoutError("late")
         return number * 10
 
-    results = ask(call, [1, 2, 3], concurrency=2, progress=False, what="x")
+    results = ask(ScriptedTeacher(), call, [1, 2, 3], concurrency=2, progress=False, what="x")
     assert (results[0], results[2]) == (10, 30)
     assert isinstance(results[1], TimeoutError)
-    assert ask(call, [], concurrency=2, progress=False, what="x") == []
+    assert ask(ScriptedTeacher(), call, [], concurrency=2, progress=False, what="x") == []
 
 
 def test_symbolic_lists_put_intact_above_defective_and_split_by_root(symbolic_run):
@@ -342,7 +343,7 @@ def test_text_steps_are_labelled_and_split_by_problem(text_run):
 
 def test_symbolic_steps_cover_all_corruptions_and_samples_of_a_model(symbolic_run):
     pool = read_problems(symbolic_run / "evolve" / "pool.jsonl")
-    solution = ask(SymbolicTeacher().answer, pool[:1], concurrency=1, progress=False, what="x")[0]
+    solution = ask(SymbolicTeacher(), SymbolicTeacher().answer, pool[:1], concurrency=1, progress=False, what="x")[0]
     write_jsonl(
         symbolic_run / "samples.jsonl",
         [{"problem_id": pool[0].id, "text": "\n" + solution.text + "\n"}],  # type: ignore[union-attr]

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import chat_server, completion, failure, said
 
 from rleif.evolution import MATH_DOWN, MATH_UP, EvolInstruct, load_operator, wizardmath_v3
-from rleif.records import Problem
+from rleif.labeling.common import ask
+from rleif.records import Problem, stable_id
+from rleif.teachers.asker import Asker, Retries
 from rleif.teachers.base import Draft, Ranking
-from rleif.teachers.chat import Question, Reply, ReplyError
+from rleif.teachers.budget import Budget
+from rleif.teachers.chat import BudgetError, Question, Reply, ReplyError, StopAskingError
 from rleif.teachers.llm import LLMTeacher
+from rleif.teachers.openai_client import OpenAIClient
 from rleif.teachers.prompts import fence_for, load_prompt, verb_prompts
+from rleif.teachers.store import Store
 
 GOLDEN = Path(__file__).parent / "data" / "prompts"
 PENS = Problem(id="p1", instruction="Ann has 3 pens and buys {{ 2 }} more. How many?", root="p1")
@@ -258,3 +264,54 @@ def test_replies_with_lone_surrogates_stay_out_of_the_pool() -> None:
     made, _ = teacher(lambda question: json.loads('"#Finally Rewritten Instruction#: \\ud800?"'))
     pool = EvolInstruct(made, wizardmath_v3(), concurrency=1).run([PENS])
     assert [problem.id for problem in pool.problems] == ["p1"]
+
+
+def with_server(tmp_path: Path, script: Callable[[dict[str, Any]], Any], **options: Any) -> tuple[Any, int]:
+    """The pool (or what was raised) of an evolution over HTTP, and the number of replies in the store."""
+    with chat_server(script) as server, Store(tmp_path / "s.sqlite") as store:
+        asker = Asker(OpenAIClient("m", base_url=server.url), store, retries=Retries(tries=3, first_s=0.01), **options)
+        evol = EvolInstruct(LLMTeacher(asker, reasks=0), wizardmath_v3(), eliminate=(), concurrency=4)
+        try:
+            found: Any = evol.run([PENS, CATS])
+        except StopAskingError as error:
+            found = error
+        return found, store.spent().calls
+
+
+def evolving(request: dict[str, Any]) -> Any:
+    """A child that depends on the request alone."""
+    return completion(f"#Finally Rewritten Instruction#:\nProblem {stable_id(said(request))}: how many?")
+
+
+def test_a_run_over_http_gives_the_same_pool_when_it_is_repeated_and_pays_once(tmp_path: Path) -> None:
+    pool, calls = with_server(tmp_path, evolving)
+    assert len(pool.problems) > 2
+    assert len(pool.problems) + len(pool.rejections) == 2 + calls
+    again, same = with_server(tmp_path, lambda request: failure(500, "must not be asked"))
+    assert (again, same) == (pool, calls)
+
+
+def test_a_wrong_key_ends_the_run_and_not_one_child(tmp_path: Path) -> None:
+    found, calls = with_server(tmp_path, lambda request: failure(401, "who are you?"))
+    assert isinstance(found, StopAskingError)
+    assert "does not accept the key" in str(found)
+    assert calls == 0
+
+
+def test_a_used_up_budget_ends_the_run_and_a_larger_one_goes_on_to_the_same_pool(tmp_path: Path) -> None:
+    whole, needed = with_server(tmp_path / "whole", evolving)
+    found, calls = with_server(tmp_path / "cut", evolving, budget=Budget(calls=3))
+    assert isinstance(found, BudgetError)
+    assert calls == 3
+    resumed, calls = with_server(tmp_path / "cut", evolving, budget=Budget(calls=needed))
+    assert (resumed, calls) == (whole, needed)
+
+
+def test_a_labelling_stage_stops_as_a_whole_too() -> None:
+    def wrong_key(question: Question) -> str:
+        raise StopAskingError("wrong key")
+
+    made, client = teacher(wrong_key)
+    with pytest.raises(StopAskingError, match="wrong key"):
+        ask(made, made.answer, [PENS, CATS], concurrency=1, progress=False, what="answer")
+    assert len(client.questions) == 1

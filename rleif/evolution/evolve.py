@@ -23,7 +23,8 @@ from rleif.evolution.eliminate import Candidate, Rule
 from rleif.evolution.pool import Pool
 from rleif.evolution.schedules import Schedule, Turn
 from rleif.records import Problem, Rejection, Solution, stable_hash, stable_id
-from rleif.teachers.base import Draft, NoEvolution, Operator, Ranking, Teacher
+from rleif.teachers.base import Draft, NoEvolution, Operator, Ranking, Teacher, closing_calls
+from rleif.teachers.chat import StopAskingError, first_of
 
 Check = Callable[[Problem], Rejection | None]
 Result = TypeVar("Result")
@@ -61,7 +62,8 @@ class EvolInstruct:
 
     *Source:* WizardLM (arXiv 2304.12244), section 2: a failed child leaves its parent in the pool unchanged, to be
     tried again next round. *Differs:* rejections are kept with rule and evidence. An exception of the teacher becomes a
-    rejection with status "failed", never the end of the run.
+    rejection with status "failed", never the end of the run, except StopAskingError (a wrong key, a used-up budget):
+    it ends the run after the calls in flight, and what a teacher has stored by then is not paid for again.
     """
 
     def __init__(
@@ -98,7 +100,8 @@ class EvolInstruct:
     async def arun(self, seeds: Sequence[Problem]) -> Pool:
         """As `run`, inside an event loop. Raises ValueError when there is no seed or two seeds share an id."""
         kept, rejected = screen(seeds, self.dedup, self.decontaminate)
-        families = await self._evolve_families(kept)
+        async with closing_calls(self.teacher):
+            families = await self._evolve_families(kept)
         problems, duplicates = _first_holders(families, kept, self.dedup)
         rejected += [rejection for family in families for rejection in family.rejected] + duplicates
         tried = len(kept) * self.schedule.evolutions_per_seed
@@ -116,9 +119,12 @@ class EvolInstruct:
                     await self._evolve_family(seed, families[index], teacher)
                     bar.update()
 
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(min(self.concurrency, len(seeds))):
-                    tasks.create_task(worker())
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(min(self.concurrency, len(seeds))):
+                        tasks.create_task(worker())
+            except* StopAskingError as stopped:
+                raise first_of(stopped) from None
         return families
 
     async def _evolve_family(self, seed: Problem, family: _Family, teacher: Teacher) -> None:
@@ -128,11 +134,13 @@ class EvolInstruct:
         for index in range(max(map(len, self.schedule.chains))):
             growing = [lane for lane in lanes if index < len(lane.turns)]
             # Calls of one round overlap; results are taken in lane order, so nothing depends on which came first.
-            outcomes = await asyncio.gather(
-                *(self._try(seed.round + index + 1, lane, lane.turns[index], teacher) for lane in growing)
-            )
-            for lane, outcome in zip(growing, outcomes, strict=True):
-                self._take(family, lane, outcome)
+            async with asyncio.TaskGroup() as tasks:
+                tries = [
+                    tasks.create_task(self._try(seed.round + index + 1, lane, lane.turns[index], teacher))
+                    for lane in growing
+                ]
+            for lane, done in zip(growing, tries, strict=True):
+                self._take(family, lane, done.result())
 
     def _lane_turns(self) -> Iterator[tuple[Turn, ...]]:
         for chain in self.schedule.chains:
@@ -167,6 +175,8 @@ class EvolInstruct:
                 if (evidence := await rule(candidate)) is not None:
                     name = getattr(rule, "__name__", type(rule).__name__)
                     return Rejection(problem=child, status="eliminated", rule=name, evidence=evidence)
+        except StopAskingError:
+            raise
         except Exception as error:
             evidence = f"{type(error).__name__}: {error}"
             return Rejection(problem=child, status="failed", rule="teacher_error", evidence=evidence)
@@ -235,21 +245,21 @@ class _Limited:
         self._teacher = teacher
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def _wait(self, call: Awaitable[Result]) -> Result:
+    async def _wait(self, call: Callable[[], Awaitable[Result]]) -> Result:
         async with self._slots:
-            return await call
+            return await call()
 
     async def evolve(self, problem: Problem, operator: Operator, rng: random.Random) -> Draft | NoEvolution:
-        return await self._wait(self._teacher.evolve(problem, operator, rng))
+        return await self._wait(lambda: self._teacher.evolve(problem, operator, rng))
 
     async def answer(self, problem: Problem) -> Solution:
-        return await self._wait(self._teacher.answer(problem))
+        return await self._wait(lambda: self._teacher.answer(problem))
 
     async def rank(self, problems: Sequence[Problem]) -> Ranking:
-        return await self._wait(self._teacher.rank(problems))
+        return await self._wait(lambda: self._teacher.rank(problems))
 
     async def label(self, problem: Problem, steps: Sequence[str]) -> tuple[int, ...]:
-        return await self._wait(self._teacher.label(problem, steps))
+        return await self._wait(lambda: self._teacher.label(problem, steps))
 
     async def same(self, first: Problem, second: Problem) -> bool:
-        return await self._wait(self._teacher.same(first, second))
+        return await self._wait(lambda: self._teacher.same(first, second))

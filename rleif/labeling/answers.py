@@ -101,7 +101,7 @@ def _solutions(arguments: AnswerArguments, problems: list[Problem]) -> list[Solu
     if teacher is None:
         return [gold_solution(problem) for problem in problems]
     solutions = ask(
-        teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
+        teacher, teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
     )
     if not arguments.error_rate:
         return solutions

@@ -8,6 +8,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from rleif.records import Problem, read_problems, stable_hash
+from rleif.teachers.base import Teacher, closing_calls
+from rleif.teachers.chat import StopAskingError, first_of
 
 STEP_NAMES_HELP = (
     "whether steps of the symbolic teacher say whose amount they compute; without, a model of less than a million "
@@ -37,11 +39,18 @@ def sample_by_hash(items: Iterable[Item], limit: int | None, seed: int, name: Ca
 
 
 def ask(
-    call: Callable[[Item], Awaitable[Result]], items: Sequence[Item], *, concurrency: int, progress: bool, what: str
+    teacher: Teacher,
+    call: Callable[[Item], Awaitable[Result]],
+    items: Sequence[Item],
+    *,
+    concurrency: int,
+    progress: bool,
+    what: str,
 ) -> list[Result | Exception]:
     """One teacher call per item, at most `concurrency` in flight; results in the order of the items.
 
     A call that raises gives its exception in place of a result: one failing item must not take the others with it.
+    StopAskingError concerns all: it is raised, after the calls in flight.
     """
     results: list[Result | Exception | None] = [None] * len(items)
     work = iter(enumerate(items))
@@ -50,13 +59,21 @@ def ask(
         for index, item in work:
             try:
                 results[index] = await call(item)
+            except StopAskingError:
+                raise
             except Exception as error:
                 results[index] = error
             bar.update()
 
     async def everything() -> None:
         with tqdm(total=len(items), desc=what, disable=not progress) as bar:
-            await asyncio.gather(*(worker(bar) for _ in range(min(concurrency, len(items)))))
+            async with closing_calls(teacher):
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        for _ in range(min(concurrency, len(items))):
+                            tasks.create_task(worker(bar))
+                except* StopAskingError as stopped:
+                    raise first_of(stopped) from None
 
     asyncio.run(everything())
     return results  # type: ignore[return-value]  # every place has been filled

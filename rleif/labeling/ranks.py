@@ -97,6 +97,7 @@ def _name(members: _List) -> str:
 def _rank(teacher: Teacher | None, lists: Sequence[_List], arguments: RankArguments) -> list[Ranking | Exception]:
     if teacher is not None:
         return ask(
+            teacher,
             lambda members: teacher.rank(members.members),
             lists,
             concurrency=arguments.concurrency,

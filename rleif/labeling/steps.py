@@ -132,6 +132,7 @@ def _labels(
 ) -> list[tuple[int, ...] | Exception]:
     if teacher is not None:
         return ask(
+            teacher,
             lambda draft: teacher.label(draft.problem, draft.steps),
             drafts,
             concurrency=arguments.concurrency,
@@ -147,7 +148,7 @@ def _symbolic_drafts(problems: Sequence[Problem], arguments: StepArguments, skip
 
     teacher = SymbolicTeacher(arguments.seed, step_names=arguments.step_names)
     answers = ask(
-        teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
+        teacher, teacher.answer, problems, concurrency=arguments.concurrency, progress=arguments.progress, what="answer"
     )
     drafts = []
     for problem, solution in zip(problems, answers, strict=True):

@@ -77,6 +77,7 @@ class Asker:
         self.retries = retries or Retries()
         self.made = 0  # calls of this process that brought a reply
         self.reused = 0  # replies that came from the store
+        self.concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._cool_down = CoolDown()
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
@@ -100,9 +101,12 @@ class Asker:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for the calls in flight, whose replies are stored, and close the client."""
+        """Wait for the calls in flight, whose replies are stored, and close the client. Asking again opens it anew."""
         await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         await self.client.aclose()
+        # What waits belongs to one event loop; the next question may come in another.
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self.ledger.leave_loop()
 
     async def _make(self, key: str, question: Question) -> Reply:
         async with self._slots, self.ledger.reserve(question):

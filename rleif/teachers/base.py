@@ -1,7 +1,8 @@
 """The Teacher protocol: five verbs that an LLM answers by prompt and the symbolic teacher computes exactly."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,3 +68,17 @@ class Teacher(Protocol):
         ...
 
     async def same(self, first: Problem, second: Problem) -> bool: ...
+
+
+@asynccontextmanager
+async def closing_calls(teacher: Teacher) -> AsyncIterator[None]:
+    """At the end, waits for the teacher's calls in flight and closes its connections, where it has such (`aclose`).
+
+    A teacher may be used again afterwards, also in another event loop.
+    """
+    try:
+        yield
+    finally:
+        aclose = getattr(teacher, "aclose", None)
+        if aclose is not None:
+            await aclose()

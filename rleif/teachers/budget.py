@@ -90,6 +90,10 @@ class Ledger:
                 del self._reserved[number]
                 self._changed.notify_all()
 
+    def leave_loop(self) -> None:
+        """Nothing waits here any more: the next call may be made in another event loop."""
+        self._changed = asyncio.Condition()
+
     def add(self, prompt_tokens: int, completion_tokens: int) -> None:
         """A reply has come."""
         self.calls += 1

@@ -81,6 +81,12 @@ class BudgetError(StopAskingError):
     """The next call could exceed the budget. What was paid for is stored."""
 
 
+def first_of(group: BaseExceptionGroup) -> BaseException:
+    """The first exception in a group, however deep."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 def usable_text(reply: Reply) -> str:
     """The text of a reply that ended by itself. Raises ReplyError for a refusal, a cut or an empty one."""
     if reply.refusal:

@@ -30,7 +30,7 @@ LETTERS = string.ascii_uppercase
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class RankReply(_Strict):
@@ -127,6 +127,10 @@ class LLMTeacher:
         texts = (first.instruction, second.instruction)
         prompt = self._render("same", texts, first=texts[0], second=texts[1])
         return await self._ask(prompt, lambda reply: read_json(reply, SameReply).same, 0.0)
+
+    async def aclose(self) -> None:
+        """Wait for calls in flight and close connections; the teacher may be used again."""
+        await self.client.aclose()
 
     def _render(self, verb: str, texts: Sequence[str], **values: Any) -> str:
         return render_template(self.prompts[verb].template, fence=fence_for(self.seed, *texts), **values)

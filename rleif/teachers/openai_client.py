@@ -4,12 +4,15 @@ import asyncio
 import os
 import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rleif.teachers.asker import TransientError
 from rleif.teachers.budget import prompt_tokens_at_most
 from rleif.teachers.chat import Question, Reply, ReplyError, StopAskingError
 from rleif.teachers.limits import Pace
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_CHARACTERS = 1_000_000  # a longer reply is no answer to anything asked here
@@ -40,8 +43,6 @@ class OpenAIClient:
         timeout_s: float = 120.0,
         name: str = "openai",
     ) -> None:
-        from openai import AsyncOpenAI
-
         key = os.environ.get(key_variable)
         if not key and base_url is None:
             raise StopAskingError(f"set {key_variable} to the key of the provider, or give base_url for a local server")
@@ -55,7 +56,7 @@ class OpenAIClient:
         self._key_variable = key_variable
         self._requests = Pace(requests_per_minute)
         self._tokens = Pace(tokens_per_minute)
-        self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout_s)
+        self._opened: AsyncOpenAI | None = None  # its connections belong to one event loop
 
     async def ask(self, question: Question) -> Reply:
         await self._requests.wait(1)
@@ -77,7 +78,20 @@ class OpenAIClient:
         return self._reply(raw, time.monotonic() - start)
 
     async def aclose(self) -> None:
-        await self._client.close()
+        """Close the connections; the next question opens new ones."""
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
+    @property
+    def _client(self) -> "AsyncOpenAI":
+        if self._opened is None:
+            from openai import AsyncOpenAI
+
+            self._opened = AsyncOpenAI(
+                api_key=self._key or "none", base_url=self.base_url, max_retries=0, timeout=self.timeout_s
+            )
+        return self._opened
 
     def _reply(self, raw: Any, latency_s: float) -> Reply:
         choice: Any = (getattr(raw, "choices", None) or [None])[0]  # the SDK returns a page of HTML as plain text
