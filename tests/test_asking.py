@@ -346,7 +346,8 @@ def test_a_rate_limit_pauses_all_callers_for_as_long_as_the_server_says(tmp_path
         async def run() -> None:
             async with Asker(OpenAIClient("m", base_url=server.url), store, retries=QUICK) as asker:
                 first = asyncio.create_task(asker.ask(question("first")))
-                await asyncio.sleep(0.1)
+                while not store.faults():  # until the asker knows of the limit
+                    await asyncio.sleep(0.01)
                 await asyncio.gather(first, *(asker.ask(question(f"later {i}")) for i in range(5)))
 
         asyncio.run(run())
