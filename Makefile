@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .PHONY: help gsm8k gsm8k-file test test-slow test-gpu check bench clean
 
 help:
-	@echo "make gsm8k       all stages on generated GSM8K-style problems, 11 minutes on 2 idle CPU cores"
+	@echo "make gsm8k       all stages on generated GSM8K-style problems, 9 minutes on 2 idle CPU cores"
 	@echo "make gsm8k-file  all stages on the GSM8K files (RLEIF_DATA=folder that holds gsm8k/)"
 	@echo "make test        the tests;  make test-slow, make test-gpu: the long ones, the ones for a GPU"
 	@echo "make check       ruff, pyright and the tests"
