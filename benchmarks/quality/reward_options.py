@@ -4,7 +4,8 @@
 
 Takes the SFT model, the labels and the settings of a finished run. Taken out in turn: the next-token loss (`lm_coef`),
 Muon (`muon_learning_rate`), the aspects (`aspect_coef`, IRM), and all of them, which leaves the ranking or the step
-loss with AdamW at the run's `learning_rate`. Writes a JSON with command, commit, settings and the metrics on the run's held-out labels, and prints a table.
+loss with AdamW at the run's `learning_rate`. Writes a JSON with command, commit, settings and the metrics on the run's
+held-out labels, and prints a table.
 """
 
 import argparse
