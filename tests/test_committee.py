@@ -45,6 +45,12 @@ def test_the_majority_of_comparisons_ranks() -> None:
     assert asyncio.run(Committee(members).rank(PROBLEMS)) == Ranking(tiers=((0,), (1, 2)))
 
 
+def test_an_undecided_comparison_is_half_a_win() -> None:
+    # a against b and against c 1:1, b against c 2:0: a has 1 win, b 1.5, c 0.5.
+    members = [ranks((0,), (1,), (2,)), ranks((1,), (2,), (0,))]
+    assert asyncio.run(Committee(members).rank(PROBLEMS)) == Ranking(tiers=((1,), (0,), (2,)))
+
+
 def test_aspects_are_means_over_the_members_that_gave_them() -> None:
     members = [ranks((0, 1, 2), x=[0, 1, 1]), ranks((0, 1, 2), x=[1, 1, 0], y=[0.5, 0.5, 0.5]), ranks((0, 1, 2))]
     found = asyncio.run(Committee(members).rank(PROBLEMS)).aspects
